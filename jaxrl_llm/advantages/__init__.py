@@ -1,0 +1,1 @@
+"""Reward to credit: group, segments, token, baselines."""

@@ -1,0 +1,1 @@
+"""Prompts and answers: sources, tokenizers, chat, batching."""

@@ -1,0 +1,1 @@
+"""Decoders as pure functions; the rest of the house imports only api."""

@@ -1,0 +1,1 @@
+"""Credit to scalar: ratios, surrogates, penalties, weighting, policy."""

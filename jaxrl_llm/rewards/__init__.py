@@ -1,0 +1,1 @@
+"""Text to number, on the host: verifiers and a timeout-safe pool."""

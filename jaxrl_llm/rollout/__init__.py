@@ -1,0 +1,1 @@
+"""Policy to rollout: sampling rules, decode engine, collect."""

@@ -1,0 +1,1 @@
+"""Public tiny fakes: rollouts, models, tokenizers, contracts."""

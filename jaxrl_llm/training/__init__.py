@@ -1,0 +1,1 @@
+"""State, score, step, loop, checkpoint, metrics, evaluate, report."""

@@ -1,0 +1,253 @@
+"""What a person decides about a run: one frozen dataclass, every field explained.
+
+A file in configs/ builds an `Experiment` in get_config(); the command line
+overrides single fields of it. Nothing here reaches the mathematics: the loop
+turns each part into functions before the first step.
+"""
+
+import dataclasses
+import math
+from typing import Literal
+
+from jaxrl_llm import methods
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Model:
+  """Which weights, and how they are computed with."""
+
+  name: str = "smollm2-135m"
+  """an alias (smollm2-135m, tiny), a Hugging Face folder or hub id, or a .gguf
+  file"""
+  dtype: Literal["float32", "bfloat16"] = "float32"
+  """dtype of matrix products; parameters and optimizer stay float32"""
+  remat: Literal["none", "dots", "full"] = "none"
+  """what the backward pass recomputes: nothing, all but matrix products, or
+  everything (least memory)"""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Data:
+  """Where prompts and answers come from."""
+
+  source: str = "addition"
+  """addition, multiplication, countdown, gsm8k, or a .jsonl file"""
+  path: str = ""
+  """folder with local files of the source (gsm8k: train.jsonl, test.jsonl);
+  empty: through tensorflow-datasets"""
+  split: str = "train"
+  """split that is trained on"""
+  eval_split: str = "test"
+  """split that is evaluated on"""
+  template: str = "{prompt}"
+  """text around each prompt; {prompt} is replaced"""
+  chat: bool = False
+  """wraps the prompt as a user turn with the tokenizer's chat template"""
+  digits: int = 2
+  """generators: decimal digits of each number"""
+  few_shot: bool = True
+  """generators: puts two solved examples before the question"""
+  size: int = 4000
+  """generators: number of different training problems"""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sampling:
+  """How tokens are drawn. The trainer scores with the same distribution."""
+
+  temperature: float = 1.0
+  """divides the logits; positive"""
+  top_k: int = 0
+  """keeps the k likeliest tokens; 0 keeps all"""
+  top_p: float = 1.0
+  """keeps the smallest set of likeliest tokens with this mass; (0, 1]"""
+  min_p: float = 0.0
+  """drops tokens less likely than this share of the likeliest; [0, 1)"""
+  greedy: bool = False
+  """takes the likeliest token; temperature and truncation must be left alone"""
+  stop: tuple[str, ...] = ()
+  """texts of single tokens that end a completion, besides the model's own
+  end-of-text ids"""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Optimizer:
+  """AdamW and its learning rate."""
+
+  learning_rate: float = 1e-6
+  """peak learning rate"""
+  schedule: Literal["constant", "linear", "cosine"] = "constant"
+  """shape of the decay after warm-up, to zero at the last step"""
+  warmup_steps: int = 0
+  """steps of linear rise from zero"""
+  b1: float = 0.9
+  """decay of the first moment"""
+  b2: float = 0.999
+  """decay of the second moment"""
+  eps: float = 1e-8
+  """added to the root of the second moment"""
+  weight_decay: float = 0.0
+  """decoupled weight decay, times the learning rate"""
+  max_grad_norm: float = 1.0
+  """global norm that gradients are clipped to; 0 does not clip"""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evaluation:
+  """Measured before, during and after training, with its own sampling."""
+
+  every: int = 0
+  """steps between evaluations during training; 0: only before and after"""
+  examples: int = 200
+  """held-out problems"""
+  samples: int = 1
+  """completions per problem; pass@k is reported for k up to this"""
+  batch: int = 50
+  """problems generated at once"""
+  sampling: Sampling = Sampling(greedy=True)
+  """rule for evaluation; greedy by default"""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+  """What survives a kill."""
+
+  every: int = 50
+  """steps between saves; 0: only at the end and when told to stop"""
+  keep: int = 2
+  """newest checkpoints kept"""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Logging:
+  """Where numbers go besides metrics.jsonl and the terminal."""
+
+  tensorboard: bool = True
+  """writes TensorBoard events"""
+  wandb: str = ""
+  """Weights & Biases project; empty: off (needs the [wandb] extra)"""
+  samples: int = 4
+  """completions written to samples.jsonl at each step"""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Experiment:
+  """One training run. Batches are stated as prompts x group."""
+
+  name: str = "run"
+  """folder under `runs` that everything is written to"""
+  runs: str = "runs"
+  """parent folder"""
+  seed: int = 0
+  """of sampling noise, data order and random weights"""
+  steps: int = 100
+  """rollouts, each followed by epochs * mini_batches optimizer steps"""
+  prompts_per_step: int = 8
+  """B, prompts in one rollout"""
+  group_size: int = 8
+  """G, completions of each prompt"""
+  prompt_length: int = 256
+  """S, tokens; a longer prompt is refused, a shorter one padded on the left"""
+  completion_length: int = 256
+  """T, tokens"""
+  micro_batches: int = 1
+  """pieces that a train step's batch is cut into, to save memory; the update
+  is the same"""
+  mini_batches: int = 1
+  """optimizer steps per pass over a rollout"""
+  epochs: int = 1
+  """passes over a rollout (the mu of GRPO)"""
+  model: Model = Model()
+  data: Data = Data()
+  sampling: Sampling = Sampling()
+  reward: tuple[str, ...] = ("exact_integer",)
+  """verifiers by name, or file.py:function; several are summed"""
+  reward_weights: tuple[float, ...] = ()
+  """factor of each reward; empty: all 1"""
+  reward_timeout: float = 10.0
+  """seconds for one completion before it counts as unscorable"""
+  reward_workers: int = 2
+  """processes that score; 0 scores in the main process, without a timeout"""
+  method: methods.MethodConfig = dataclasses.field(
+      default_factory=methods.Grpo
+  )
+  optimizer: Optimizer = Optimizer()
+  evaluation: Evaluation = Evaluation()
+  checkpoint: Checkpoint = Checkpoint()
+  logging: Logging = Logging()
+  export: bool = True
+  """writes export/, a folder that transformers loads, at the end"""
+
+
+def validate(config: Experiment) -> None:
+  """Raises ValueError, one line, for the first field that cannot be.
+
+  The line names the field, what it had, what is legal and what to do.
+  """
+  positive = (
+      "steps prompts_per_step prompt_length completion_length micro_batches"
+      " mini_batches epochs"
+  )
+  for name in positive.split():
+    value = getattr(config, name)
+    if value < 1:
+      raise ValueError(f"{name} must be at least 1, got {value}.")
+  if config.group_size < 2:
+    raise ValueError(
+        f"group_size must be at least 2, got {config.group_size}: a method"
+        " that compares siblings learns nothing from a group of one."
+    )
+  rows = config.prompts_per_step * config.group_size
+  pieces = config.mini_batches * config.micro_batches
+  if rows % pieces:
+    raise ValueError(
+        f"mini_batches * micro_batches = {pieces} must divide prompts_per_step"
+        f" * group_size = {rows}; try {math.gcd(rows, pieces)}."
+    )
+  _validate_sampling("sampling", config.sampling)
+  _validate_sampling("evaluation.sampling", config.evaluation.sampling)
+  if config.sampling.greedy:
+    raise ValueError(
+        "sampling.greedy must be False for training: equal completions give"
+        " no signal; use evaluation.sampling.greedy."
+    )
+  if config.optimizer.learning_rate <= 0:
+    raise ValueError(
+        "optimizer.learning_rate must be positive, got"
+        f" {config.optimizer.learning_rate}."
+    )
+  if not config.reward:
+    raise ValueError(
+        "reward must name at least one verifier or file.py:function, got"
+        " none; see `jaxrl train --help`."
+    )
+  if config.reward_weights and len(config.reward_weights) != len(config.reward):
+    raise ValueError(
+        f"reward_weights has {len(config.reward_weights)} values for"
+        f" {len(config.reward)} rewards; give one for each, or none."
+    )
+  if config.evaluation.samples > 1 and config.evaluation.sampling.greedy:
+    raise ValueError(
+        "evaluation.samples must be 1 when evaluation.sampling.greedy is True,"
+        f" got {config.evaluation.samples}: greedy samples are all equal."
+    )
+
+
+def _validate_sampling(name: str, rule: Sampling) -> None:
+  if not rule.temperature > 0:
+    raise ValueError(
+        f"{name}.temperature must be positive, got {rule.temperature}; for"
+        f" the likeliest token use {name}.greedy."
+    )
+  if rule.top_k < 0:
+    raise ValueError(f"{name}.top_k must be 0 (all) or more, got {rule.top_k}.")
+  if not 0 < rule.top_p <= 1:
+    raise ValueError(f"{name}.top_p must be in (0, 1], got {rule.top_p}.")
+  if not 0 <= rule.min_p < 1:
+    raise ValueError(f"{name}.min_p must be in [0, 1), got {rule.min_p}.")
+  truncated = (rule.temperature, rule.top_k, rule.top_p, rule.min_p)
+  if rule.greedy and truncated != (1.0, 0, 1.0, 0.0):
+    raise ValueError(
+        f"{name}.greedy takes the likeliest token, so temperature, top_k, top_p"
+        " and min_p must be left at 1, 0, 1 and 0."
+    )

@@ -1,0 +1,1 @@
+"""Rollout to rollout, with state: chain, filters, statistics."""

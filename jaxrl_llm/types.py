@@ -1,0 +1,127 @@
+"""The data that flows between the rooms, and the shapes of their doors.
+
+Letters: N = B * G rows, groups contiguous; B prompts; G completions a prompt;
+S prompt length; T completion length; D width; V vocabulary; K reward parts.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int
+import numpy as np
+
+Metrics = dict[str, Float[Array, ""]]
+State = Any
+
+# Why a row ended. An explicit array in every Rollout: never read from a token.
+FINISH_LENGTH = 0  # the completion filled all T positions
+FINISH_STOP = 1  # the policy chose a stop token (which is in the completion)
+
+
+@struct.dataclass
+class Rollout:
+  """N sampled completions, the G members of a group side by side.
+
+  Attributes:
+    prompts: [N, S] token ids, left-padded.
+    prompt_mask: [N, S] true on the prompt's own tokens.
+    completions: [N, T] token ids, right-padded; the stop token is included.
+    mask: [N, T] true on tokens the policy chose itself (its stop token too).
+    old_logprobs: [N, T] log-probabilities (nats) of the policy before the step
+      under the ACTUAL sampling distribution.
+    rewards: [N] scalar outcome of each completion.
+    weights: [N] 1 to learn from a completion, 0 to drop it at fixed shape.
+    finish_reason: [N] FINISH_LENGTH or FINISH_STOP.
+    ref_logprobs: [N, T] under the frozen reference, or None if unused.
+    extras: further arrays by name; every leaf is [N, ...] or a scalar [].
+    group_size: G, a Python int known at trace time.
+  """
+
+  prompts: Int[Array, "N S"]
+  prompt_mask: Bool[Array, "N S"]
+  completions: Int[Array, "N T"]
+  mask: Bool[Array, "N T"]
+  old_logprobs: Float[Array, "N T"]
+  rewards: Float[Array, "N"]
+  weights: Float[Array, "N"]
+  finish_reason: Int[Array, "N"]
+  ref_logprobs: Float[Array, "N T"] | None = None
+  extras: dict[str, Array] = struct.field(default_factory=dict)
+  group_size: int = struct.field(pytree_node=False, default=1)
+
+
+@struct.dataclass
+class Scores:
+  """What the policy being trained says about a rollout; gradients flow here.
+
+  Attributes:
+    logprobs: [N, T] log-probability (nats) of each completion token.
+    entropy: [N, T] entropy (nats) of each token's distribution, or None.
+    hidden: [N, T, D] final hidden states, or None.
+  """
+
+  logprobs: Float[Array, "N T"]
+  entropy: Float[Array, "N T"] | None = None
+  hidden: Float[Array, "N T D"] | None = None
+
+
+@runtime_checkable
+class Reward(Protocol):
+  """Text to numbers, on the host. NaN says "this row cannot be scored"."""
+
+  def __call__(
+      self,
+      prompts: Sequence[str],
+      completions: Sequence[str],
+      answers: Sequence[Any],
+  ) -> np.ndarray | dict[str, np.ndarray]:
+    """Returns float [N], or {name: [N]} for component rewards."""
+
+
+@runtime_checkable
+class AdvantageFn(Protocol):
+  """Reward to credit."""
+
+  def __call__(
+      self, rollout: Rollout
+  ) -> Float[Array, "N"] | Float[Array, "N T"]:
+    """Returns credit per completion or per token."""
+
+
+@runtime_checkable
+class Weighting(Protocol):
+  """How much each token counts; made once per step from the whole batch."""
+
+  def __call__(
+      self, mask: Bool[Array, "N T"], weights: Float[Array, "N"]
+  ) -> Float[Array, "N T"]:
+    """Returns token weights; the loss is sum(weights * token_loss)."""
+
+
+@runtime_checkable
+class ObjectiveFn(Protocol):
+  """Credit to scalar."""
+
+  def __call__(
+      self,
+      scores: Scores,
+      rollout: Rollout,
+      advantages: Float[Array, "N T"],
+      weights: Float[Array, "N T"],
+  ) -> tuple[Float[Array, ""], Metrics]:
+    """Returns the sum to minimise and sums to log (they add over batches)."""
+
+
+class RolloutTransform(NamedTuple):
+  """A pair of pure functions over rollouts, in the manner of optax.
+
+  Attributes:
+    init: () -> state.
+    update: (rollout, state) -> (rollout, state), before the gradient step.
+    observe: (state, metrics) -> state, after it.
+  """
+
+  init: Callable[[], State]
+  update: Callable[[Rollout, State], tuple[Rollout, State]]
+  observe: Callable[[State, Metrics], State] = lambda state, metrics: state

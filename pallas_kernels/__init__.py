@@ -1,0 +1,1 @@
+"""Kernels for RL of language models; depends on jax only."""
