@@ -127,9 +127,15 @@ class Cache(Protocol):
 
 @runtime_checkable
 class LanguageModel(Protocol):
-  """A decoder as pure functions; `config` is static."""
+  """A decoder as pure functions.
+
+  Attributes:
+    config: its shape, static.
+    dtype: dtype of the factors of matrix products (sums are float32).
+  """
 
   config: ModelConfig
+  dtype: jax.typing.DTypeLike
 
   def init(self, key: jax.Array) -> Params:
     """Random float32 parameters."""
@@ -141,7 +147,7 @@ class LanguageModel(Protocol):
       positions: Int[Array, "R L"],
       cache: Cache,
   ) -> tuple[Float[Array, "R L D"], Cache]:
-    """Final-normed hidden states, in the dtype of the parameters."""
+    """Final-normed hidden states, ready for the head."""
 
   def head(self, params: Params) -> Float[Array, "V D"]:
     """The output matrix; the embedding when tied."""

@@ -157,6 +157,9 @@ class Experiment:
   """optimizer steps per pass over a rollout"""
   epochs: int = 1
   """passes over a rollout (the mu of GRPO)"""
+  old_logprobs: Literal["trainer", "sampler"] = "trainer"
+  """whose log-probs are pi_old in the ratio: the trainer's own before the
+  first update, or those the sampler returned"""
   model: Model = Model()
   data: Data = Data()
   sampling: Sampling = Sampling()

@@ -1,0 +1,1 @@
+"""Meshes and layouts over more than one device."""

@@ -1,0 +1,48 @@
+"""Data parallelism over the local devices: rows cut, parameters everywhere."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+import numpy as np
+
+
+def data_mesh(
+    rows: int, devices: Sequence[jax.Device] | None = None
+) -> Mesh | None:
+  """A one-axis mesh "data" over as many devices as divide `rows`.
+
+  Args:
+    rows: number of prompts in a step; groups are never cut.
+    devices: those that may be used; None means all.
+
+  Returns:
+    The mesh, or None when one device is all that can be used.
+  """
+  devices = list(devices or jax.devices())
+  count = max(n for n in range(1, len(devices) + 1) if rows % n == 0)
+  if count == 1:
+    return None
+  return Mesh(
+      np.array(devices[:count]), ("data",), axis_types=(AxisType.Auto,)
+  )
+
+
+def place_rows(tree: Any, mesh: Mesh | None) -> Any:
+  """Puts host arrays on the mesh: axis 0 cut, scalars everywhere."""
+
+  def place(leaf):
+    spec = PartitionSpec("data") if np.ndim(leaf) else PartitionSpec()
+    return jax.device_put(leaf, NamedSharding(mesh, spec))
+
+  if mesh is None:
+    return jax.tree.map(jax.device_put, tree)
+  return jax.tree.map(place, tree)
+
+
+def replicate(tree: Any, mesh: Mesh | None) -> Any:
+  """Puts every leaf whole on each device of the mesh."""
+  if mesh is None:
+    return tree
+  return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))

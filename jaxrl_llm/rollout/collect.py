@@ -1,0 +1,119 @@
+"""Where host and device meet: problems in, completions and their texts out.
+
+Prompts are tokenised once and completions are decoded once, for the reward;
+no text is ever tokenised again (token in, token out).
+"""
+
+from collections.abc import Callable, Sequence
+import dataclasses
+
+import jax
+import numpy as np
+
+from jaxrl_llm import types
+from jaxrl_llm.data import prompts as encoding
+from jaxrl_llm.data import sources, tokenizers
+from jaxrl_llm.rollout import engine
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Samples:
+  """Completions of B problems, G each; arrays live on the host.
+
+  Attributes:
+    problems: the B problems.
+    prompts: [B, S] token ids, left-padded.
+    prompt_mask: [B, S].
+    generation: arrays [N, T], groups contiguous.
+    prompt_texts: B texts.
+    texts: N texts, special tokens dropped.
+  """
+
+  problems: Sequence[sources.Problem]
+  prompts: np.ndarray
+  prompt_mask: np.ndarray
+  generation: engine.Generation
+  prompt_texts: list[str]
+  texts: list[str]
+
+  @property
+  def group_size(self) -> int:
+    """G."""
+    return len(self.texts) // len(self.prompt_texts)
+
+  def rollout(self, rewards: np.ndarray) -> types.Rollout:
+    """Joins samples and their rewards; a NaN reward gives weight 0.
+
+    Args:
+      rewards: [N] float, NaN where a row could not be scored.
+    """
+    group = self.group_size
+    scorable = np.isfinite(rewards)
+    out = self.generation
+    return types.Rollout(
+        prompts=np.repeat(self.prompts, group, axis=0),
+        prompt_mask=np.repeat(self.prompt_mask, group, axis=0),
+        completions=out.completions,
+        mask=out.mask,
+        old_logprobs=out.logprobs,
+        rewards=np.where(scorable, rewards, 0.0).astype(np.float32),
+        weights=scorable.astype(np.float32),
+        finish_reason=out.finish_reason,
+        extras={"behaviour_logprobs": out.behaviour_logprobs},
+        group_size=group,
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Collector:
+  """Generates completions for problems, one call a step.
+
+  Attributes:
+    generate: from engine.make_generate, jitted.
+    tokenizer: of the model.
+    prompt_length: S; a longer prompt raises ValueError.
+    group_size: G.
+    template: text around each prompt, with {prompt}.
+    chat: wrap the prompt with the tokenizer's chat template.
+    key: of the run; each step folds its number in.
+    place: puts host arrays [B, ...] or [N, ...] on the devices.
+  """
+
+  generate: engine.GenerateFn
+  tokenizer: tokenizers.Tokenizer
+  prompt_length: int
+  group_size: int
+  template: str
+  chat: bool
+  key: jax.Array
+  place: Callable = lambda tree: tree
+
+  def __call__(
+      self, params, problems: Sequence[sources.Problem], step: int
+  ) -> Samples:
+    """Samples the completions of one step; equal arguments, equal result."""
+    tokens, mask, texts = encoding.encode_prompts(
+        problems,
+        self.tokenizer,
+        length=self.prompt_length,
+        template=self.template,
+        chat=self.chat,
+    )
+    count = len(problems) * self.group_size
+    out = self.generate(
+        params,
+        *self.place((tokens, mask, np.arange(count, dtype=np.int32))),
+        jax.random.fold_in(self.key, step),
+    )
+    out = jax.device_get(out)
+    return Samples(
+        problems=problems,
+        prompts=tokens,
+        prompt_mask=mask,
+        generation=out,
+        prompt_texts=texts,
+        texts=[
+            self.tokenizer.decode(row[keep].tolist())
+            for row, keep in zip(out.completions, out.mask, strict=True)
+        ],
+    )

@@ -1,0 +1,195 @@
+"""Generates completions: prompts prefilled once, then one token a row a step.
+
+The loop ends when every row has ended. The noise of a token is a function of
+(key, sample id, position) and of nothing else, so a completion does not depend
+on the batch that it is generated in (contract 2 of the design).
+"""
+
+from collections.abc import Callable, Sequence
+
+import chex
+from flax import struct
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxrl_llm import types
+from jaxrl_llm.models import api, cache, linear
+from jaxrl_llm.rollout import sampling
+
+
+@struct.dataclass
+class Generation:
+  """N completions of T positions, groups contiguous.
+
+  Attributes:
+    completions: [N, T] token ids; the stop token is included, pad_id after it.
+    mask: [N, T] true on chosen tokens, the stop token too.
+    logprobs: [N, T] nats under the tempered distribution over the whole
+      vocabulary: what a trainer with the same temperature computes; 0 after
+      the end.
+    behaviour_logprobs: [N, T] nats under the distribution that was drawn from
+      (top-k, top-p and min-p included).
+    finish_reason: [N] types.FINISH_STOP or types.FINISH_LENGTH.
+  """
+
+  completions: Int[Array, "N T"]
+  mask: Bool[Array, "N T"]
+  logprobs: Float[Array, "N T"]
+  behaviour_logprobs: Float[Array, "N T"]
+  finish_reason: Int[Array, "N"]
+
+
+GenerateFn = Callable[
+    [api.Params, jax.Array, jax.Array, jax.Array, jax.Array], Generation
+]
+
+
+def token_uniforms(
+    key: jax.Array, sample_ids: Int[Array, "N"], length: int
+) -> Float[Array, "N T 2"]:
+  """Two uniforms in [0, 1) for each token, from (key, sample id, position)."""
+  positions = jnp.arange(length)
+
+  def token(row_key, position):
+    return jax.random.uniform(jax.random.fold_in(row_key, position), (2,))
+
+  def row(sample_id):
+    row_key = jax.random.fold_in(key, sample_id)
+    return jax.vmap(token, in_axes=(None, 0))(row_key, positions)
+
+  return jax.vmap(row)(sample_ids)
+
+
+def make_generate(
+    model: api.LanguageModel,
+    draw: sampling.DrawFn,
+    *,
+    length: int,
+    group_size: int,
+    stop_ids: Sequence[int],
+    pad_id: int,
+) -> GenerateFn:
+  """Builds generate(params, prompts, prompt_mask, sample_ids, key).
+
+  Args:
+    model: the decoder.
+    draw: a rule from sampling.make_rule.
+    length: T, most tokens of a completion.
+    group_size: G, completions of each prompt.
+    stop_ids: tokens that end a completion; may be empty.
+    pad_id: fills positions after the end; may equal a stop id.
+
+  Returns:
+    A jittable function of params, prompts [B, S] (left-padded), prompt_mask
+    [B, S], sample_ids [N] (distinct in a step) and a typed key for the step.
+  """
+  if length < 1:
+    raise ValueError(f"length must be at least 1, got {length}.")
+  stops = jnp.asarray(sorted(set(stop_ids)), jnp.int32)
+
+  def logits_of(params, hidden):
+    head = model.head(params)
+    out = jnp.einsum(
+        "nd,vd->nv",
+        hidden.astype(head.dtype),
+        head,
+        preferred_element_type=jnp.float32,
+    )
+    cap = model.config.final_softcap
+    return cap * jnp.tanh(out / cap) if cap else out
+
+  def ends(token):
+    return (token[:, None] == stops[None]).any(axis=1)
+
+  def prefill(params, prompts, prompt_mask):
+    rows = cache.Causal(prompt_mask, keep=True)
+    hidden, rows = model.apply(params, prompts, rows.positions(), rows)
+    first = logits_of(params, hidden[:, -1])
+    past = cache.decode_after(rows, group_size=group_size, length=length - 1)
+    return jnp.repeat(first, group_size, axis=0), past
+
+  def generate(params, prompts, prompt_mask, sample_ids, key):
+    chex.assert_equal_shape([prompts, prompt_mask])
+    count = prompts.shape[0] * group_size
+    chex.assert_shape(sample_ids, (count,))
+    params = linear.freeze(params, model.dtype)
+    uniforms = token_uniforms(key, sample_ids, length)
+    logits, past = prefill(params, prompts, prompt_mask)
+    first = draw(logits, uniforms[:, 0])
+    blank = jnp.zeros((count, length), jnp.float32)
+    state = _State(
+        step=jnp.ones((), jnp.int32),
+        token=first.token,
+        done=ends(first.token),
+        tokens=jnp.full((count, length), pad_id, jnp.int32)
+        .at[:, 0]
+        .set(first.token),
+        mask=jnp.zeros((count, length), bool).at[:, 0].set(True),
+        logprobs=blank.at[:, 0].set(first.logprob_full),
+        behaviour=blank.at[:, 0].set(first.logprob),
+        past=past,
+    )
+
+    def unfinished(state):
+      return (state.step < length) & ~state.done.all()
+
+    def advance(state):
+      hidden, past = model.apply(
+          params, state.token[:, None], state.past.positions(), state.past
+      )
+      drawn = draw(
+          logits_of(params, hidden[:, 0]),
+          jax.lax.dynamic_index_in_dim(uniforms, state.step, 1, False),
+      )
+      live = ~state.done
+      return _State(
+          step=state.step + 1,
+          token=jnp.where(live, drawn.token, pad_id),
+          done=state.done | ends(drawn.token),
+          tokens=_put(
+              state.tokens, state.step, jnp.where(live, drawn.token, pad_id)
+          ),
+          mask=_put(state.mask, state.step, live),
+          logprobs=_put(
+              state.logprobs,
+              state.step,
+              jnp.where(live, drawn.logprob_full, 0.0),
+          ),
+          behaviour=_put(
+              state.behaviour, state.step, jnp.where(live, drawn.logprob, 0.0)
+          ),
+          past=past,
+      )
+
+    if length > 1:
+      state = jax.lax.while_loop(unfinished, advance, state)
+    return Generation(
+        completions=state.tokens,
+        mask=state.mask,
+        logprobs=state.logprobs,
+        behaviour_logprobs=state.behaviour,
+        finish_reason=jnp.where(
+            state.done, types.FINISH_STOP, types.FINISH_LENGTH
+        ).astype(jnp.int32),
+    )
+
+  return generate
+
+
+@struct.dataclass
+class _State:
+  step: jax.Array  # [] int32, position that is drawn next
+  token: jax.Array  # [N] int32, fed next
+  done: jax.Array  # [N] bool
+  tokens: jax.Array  # [N, T] int32
+  mask: jax.Array  # [N, T] bool
+  logprobs: jax.Array  # [N, T] float32
+  behaviour: jax.Array  # [N, T] float32
+  past: cache.Decode
+
+
+def _put(array, column, values):
+  return jax.lax.dynamic_update_slice_in_dim(
+      array, values[:, None].astype(array.dtype), column, axis=1
+  )

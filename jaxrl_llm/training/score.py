@@ -1,0 +1,85 @@
+"""What the policy says about a rollout: one forward, prompts once per group.
+
+Each group is one packed row [prompt | completion 1 | ... | completion G], the
+head is applied on completion positions only, and log-probabilities come from
+vocabulary chunks: logits [N, T, V] never exist (contract 7).
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from jaxrl_llm import types
+from jaxrl_llm.models import api, cache
+from pallas_kernels import token_logprob
+
+ScoreFn = Callable[[api.Params, types.Rollout], types.Scores]
+
+
+def make_score(
+    model: api.LanguageModel,
+    *,
+    temperature: float = 1.0,
+    needs: frozenset[str] = frozenset(),
+) -> ScoreFn:
+  """Builds score(params, rollout) -> Scores.
+
+  Args:
+    model: the decoder.
+    temperature: that of the sampler; logits are divided by it.
+    needs: "entropy" and "hidden" are computed only when named here.
+
+  Returns:
+    A jittable function. rollout.group_size rows share each prompt; the rows of
+    the rollout must be a multiple of it. Log-probabilities are float32 and 0
+    outside the mask.
+  """
+
+  def score(params, rollout):
+    hidden = completion_hidden(model, params, rollout)
+    rows, length, width = hidden.shape
+    out = token_logprob.token_logprob(
+        hidden.reshape(rows * length, width),
+        model.head(params).astype(model.dtype),
+        rollout.completions.reshape(-1),
+        inv_temperature=1.0 / temperature,
+        softcap=model.config.final_softcap,
+        mask=rollout.mask.reshape(-1),
+        with_entropy="entropy" in needs,
+    )
+    return types.Scores(
+        logprobs=out.logprob.reshape(rows, length),
+        entropy=out.entropy.reshape(rows, length)
+        if "entropy" in needs
+        else None,
+        hidden=hidden if "hidden" in needs else None,
+    )
+
+  return score
+
+
+def completion_hidden(
+    model: api.LanguageModel, params: api.Params, rollout: types.Rollout
+) -> jax.Array:
+  """Hidden states [N, T, D] that predict each completion token.
+
+  Position 0 is predicted by the prompt's last token, position t by completion
+  token t - 1, so the last completion token is never fed.
+  """
+  group = rollout.group_size
+  prompts = rollout.prompts[::group]
+  prompt_mask = rollout.prompt_mask[::group]
+  count, prompt_length = prompts.shape
+  fed = rollout.completions.shape[1] - 1
+  if fed == 0:
+    rows = cache.Causal(prompt_mask)
+    hidden, _ = model.apply(params, prompts, rows.positions(), rows)
+    return jnp.repeat(hidden[:, -1:], group, axis=0)
+  own = jnp.where(rollout.mask[:, :-1], rollout.completions[:, :-1], 0)
+  packed = cache.Grouped(prompt_mask, group_size=group, length=fed)
+  tokens = jnp.concatenate([prompts, own.reshape(count, group * fed)], axis=1)
+  hidden, _ = model.apply(params, tokens, packed.positions(), packed)
+  first = jnp.repeat(hidden[:, prompt_length - 1], group, axis=0)
+  rest = hidden[:, prompt_length:].reshape(count * group, fed, -1)
+  return jnp.concatenate([first[:, None], rest], axis=1)

@@ -1,0 +1,177 @@
+"""One train step: a pure function of state and rollout, compiled once.
+
+A step is one pass of the method's transform and advantage over the WHOLE
+rollout, then `epochs * mini_batches` optimizer updates, each over
+`micro_batches` pieces whose gradients are summed. Weights are made from the
+whole mini-batch before it is cut, so the pieces add up exactly.
+"""
+
+from collections.abc import Callable
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxrl_llm import types
+from jaxrl_llm.methods import base
+from jaxrl_llm.training import score as scoring
+from jaxrl_llm.training import state as states
+
+StepFn = Callable[
+    [states.TrainState, types.Rollout],
+    tuple[states.TrainState, types.Metrics],
+]
+
+
+def make_train_step(
+    score: scoring.ScoreFn,
+    method: base.Method,
+    optimizer: optax.GradientTransformation,
+    *,
+    micro_batches: int = 1,
+    mini_batches: int = 1,
+    epochs: int = 1,
+    old_logprobs: str = "trainer",
+) -> StepFn:
+  """Closes over everything static; what is left is arrays in, arrays out.
+
+  Args:
+    score: from score.make_score.
+    method: what is optimised.
+    optimizer: any optax transformation.
+    micro_batches: pieces of a mini-batch that are scored one after another.
+    mini_batches: optimizer updates in one pass over the rollout.
+    epochs: passes over the rollout.
+    old_logprobs: "trainer" takes pi_old from the trainer's own forward: the
+      current log-probs, gradient stopped, when the step is a single update
+      (no extra forward), else one scoring pass before the first update.
+      "sampler" keeps rollout.old_logprobs as they came.
+
+  Returns:
+    step(state, rollout) -> (state, metrics), jittable; metrics are scalars.
+    The gap between rollout.old_logprobs and the trainer's log-probs before
+    the first update is among them.
+  """
+  if old_logprobs not in ("trainer", "sampler"):
+    raise ValueError(
+        "old_logprobs must be 'trainer' or 'sampler', got"
+        f" {old_logprobs!r}."
+    )
+  updates = mini_batches * epochs
+  on_policy = updates == 1 and old_logprobs == "trainer"
+
+  def loss_fn(params, piece):
+    rollout, advantages, weights = piece
+    scores = score(params, rollout)
+    if on_policy:
+      now = jax.lax.stop_gradient(scores.logprobs)
+      rollout = rollout.replace(old_logprobs=now)
+    loss, metrics = method.objective(scores, rollout, advantages, weights)
+    sampled = piece[0].extras.get("sampler_logprobs", piece[0].old_logprobs)
+    return loss, (metrics, _gap(scores.logprobs, sampled, rollout.mask))
+
+  def gradient(params, batch):
+    grad_fn = jax.grad(loss_fn, has_aux=True)
+    if micro_batches == 1:
+      return grad_fn(params, batch)
+
+    def accumulate(total, piece):
+      grads, aux = grad_fn(params, piece)
+      return jax.tree.map(jnp.add, total, grads), aux
+
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    grads, (metrics, gaps) = jax.lax.scan(
+        accumulate, zeros, split(batch, micro_batches)
+    )
+    total = jax.tree.map(lambda x: x.sum(axis=0), (metrics, gaps))
+    total[1]["max"] = gaps["max"].max()
+    return grads, total
+
+  def update(carry, batch):
+    params, opt_state = carry
+    rollout, advantages = batch
+    weights = method.weighting(rollout.mask, rollout.weights)
+    grads, (metrics, gap) = gradient(params, (rollout, advantages, weights))
+    changes, opt_state = optimizer.update(grads, opt_state, params)
+    params = optax.apply_updates(params, changes)
+    metrics |= {"grad_norm": optax.tree.norm(grads)}
+    return (params, opt_state), (metrics, gap)
+
+  def recomputed(params, rollout):
+    pieces = split(rollout, mini_batches * micro_batches)
+    logprobs = jax.lax.map(lambda part: score(params, part).logprobs, pieces)
+    extras = rollout.extras | {"sampler_logprobs": rollout.old_logprobs}
+    return rollout.replace(
+        old_logprobs=logprobs.reshape(rollout.mask.shape), extras=extras
+    )
+
+  def train_step(state, rollout):
+    rollout, method_state = method.transform.update(rollout, state.method_state)
+    advantages = base.per_token(method.advantage(rollout), rollout.mask)
+    if old_logprobs == "trainer" and not on_policy:
+      rollout = recomputed(state.params, rollout)
+    carry = (state.params, state.opt_state)
+    batch = (rollout, advantages)
+    if updates == 1:
+      carry, (metrics, gap) = update(carry, batch)
+    else:
+      passes = split(batch, mini_batches)
+      carry, (metrics, gaps) = jax.lax.scan(
+          lambda carry, index: update(
+              carry, jax.tree.map(lambda x: x[index % mini_batches], passes)
+          ),
+          carry,
+          jnp.arange(updates),
+      )
+      metrics = jax.tree.map(lambda x: x.mean(axis=0), metrics)
+      gap = jax.tree.map(lambda x: x[0], gaps)
+    metrics |= _gap_metrics(gap)
+    return (
+        state.replace(
+            step=state.step + 1,
+            params=carry[0],
+            opt_state=carry[1],
+            method_state=method.transform.observe(method_state, metrics),
+        ),
+        metrics,
+    )
+
+  return train_step
+
+
+def split(tree: Any, parts: int) -> Any:
+  """[N, ...] -> [parts, N / parts, ...] on every leaf; scalars are repeated.
+
+  A rollout cut inside its groups gets the largest group size that still
+  divides the piece: siblings matter only before the advantage stage.
+  """
+
+  def cut(leaf):
+    if leaf.ndim == 0:
+      return jnp.broadcast_to(leaf, (parts,))
+    return leaf.reshape(parts, leaf.shape[0] // parts, *leaf.shape[1:])
+
+  def regroup(node):
+    if not isinstance(node, types.Rollout):
+      return node
+    rows = node.mask.shape[1]
+    return node.replace(group_size=math.gcd(node.group_size, rows))
+
+  tree = jax.tree.map(cut, tree)
+  is_rollout = lambda node: isinstance(node, types.Rollout)  # noqa: E731
+  return jax.tree.map(regroup, tree, is_leaf=is_rollout)
+
+
+def _gap(logprobs, sampled, mask):
+  """Sums over chosen tokens of |trainer - sampler|, and the largest, in nats."""
+  gap = jnp.where(mask, jnp.abs(logprobs - jnp.where(mask, sampled, 0.0)), 0.0)
+  gap = jax.lax.stop_gradient(gap)
+  count = mask.sum().astype(jnp.float32)
+  return {"sum": gap.sum(), "count": count, "max": gap.max()}
+
+
+def _gap_metrics(gap):
+  mean = gap["sum"] / jnp.maximum(gap["count"], 1.0)
+  return {"sampler_gap_mean": mean, "sampler_gap_max": gap["max"]}
