@@ -27,7 +27,7 @@ class EvaluationResult:
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:
-  """Probability that k of n completions, drawn without return, hold a right one.
+  """Probability that k of n completions, not put back, hold a right one.
 
     pass@k = 1 - C(n - c, k) / C(n, k)
 

@@ -144,7 +144,7 @@ class MetricsWriter:
 
 
 def read(path: str | os.PathLike) -> list[dict[str, Any]]:
-  """The lines of a .jsonl file; [] if it is not there; a torn end is left out."""
+  """The lines of a .jsonl file, [] if there is none; a torn end is left out."""
   path = pathlib.Path(path)
   if not path.exists():
     return []

@@ -7,8 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrl_llm.training import experiment
-from jaxrl_llm.training import metrics
+from jaxrl_llm.training import experiment, metrics
 
 QUIET = experiment.Logging(tensorboard=False)
 

@@ -1,0 +1,208 @@
+"""Everything a run needs to go on, in one atomic save.
+
+Orbax writes a step into a folder with a temporary name and renames it when
+all is on disk, so a kill at any moment leaves the steps before it untouched.
+Arrays are stored under flat names ("params.layers.mlp.up") and put back into
+the template's own structure, so optimizer states of any shape survive.
+"""
+
+from collections.abc import Mapping
+import logging
+import os
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+
+_ARRAYS = "arrays"
+_EXTRA = "extra"
+
+
+class Checkpointer:
+  """Saves and restores steps in a folder; a context manager.
+
+  A save returns when it is complete on disk: nothing the caller does next
+  (donating the buffers, being killed) can touch it.
+  """
+
+  def __init__(self, folder: str | os.PathLike, *, keep: int):
+    """Opens the folder; made at the first save.
+
+    Args:
+      folder: of the checkpoints, one sub-folder a step.
+      keep: newest steps that stay; at least 1.
+
+    Raises:
+      ValueError: if keep < 1.
+    """
+    if keep < 1:
+      raise ValueError(f"checkpoint.keep must be at least 1, got {keep}.")
+    for name in ("orbax", "absl"):
+      logging.getLogger(name).setLevel(logging.ERROR)
+    self._folder = pathlib.Path(folder).absolute()
+    self._keep = keep
+    self._manager = None
+
+  def save(
+    self, step: int, arrays: Any, extra: Mapping[str, Any] | None = None
+  ) -> None:
+    """Writes one step; one that is there already is left as it is.
+
+    Args:
+      step: number of finished steps.
+      arrays: pytree of arrays (typed PRNG keys as their key data).
+      extra: what json takes, for example the data iterator's state.
+    """
+    manager = self._open()
+    if step in manager.all_steps():
+      return
+    filled = {k: v for k, v in _named(arrays).items() if np.size(v)}
+    manager.save(
+      step,
+      args=ocp.args.Composite(
+        **{
+          _ARRAYS: ocp.args.StandardSave(filled),
+          _EXTRA: ocp.args.JsonSave(dict(extra or {})),
+        }
+      ),
+      force=True,
+    )
+
+  def restore(
+    self, template: Any, step: int | None = None
+  ) -> tuple[Any, dict[str, Any], int]:
+    """Reads one step.
+
+    Args:
+      template: pytree with the structure, shapes, dtypes and shardings wanted:
+        of arrays or of jax.ShapeDtypeStruct.
+      step: which one; None takes the newest.
+
+    Returns:
+      (arrays placed as the template's, extra, step).
+
+    Raises:
+      FileNotFoundError: if there is no such step.
+      ValueError: if the template differs from what was saved.
+    """
+    steps = self.steps()
+    if not steps:
+      raise FileNotFoundError(f"nothing to resume in {self._folder}.")
+    step = steps[-1] if step is None else step
+    if step not in steps:
+      raise FileNotFoundError(
+        f"no checkpoint of step {step} in {self._folder}; there are"
+        f" {', '.join(map(str, steps))}."
+      )
+    wanted = _named(template)
+    self._check(step, wanted)
+    abstract = {k: _abstract(v) for k, v in wanted.items() if np.size(v)}
+    got = self._open().restore(
+      step,
+      args=ocp.args.Composite(
+        **{
+          _ARRAYS: ocp.args.StandardRestore(abstract),
+          _EXTRA: ocp.args.JsonRestore(),
+        }
+      ),
+    )
+    leaves = [
+      got[_ARRAYS][k] if k in abstract else jnp.zeros(v.shape, v.dtype)
+      for k, v in wanted.items()
+    ]
+    tree = jax.tree.unflatten(jax.tree.structure(template), leaves)
+    return tree, got[_EXTRA] or {}, step
+
+  def steps(self) -> list[int]:
+    """The complete steps, oldest first."""
+    if not self._folder.is_dir():
+      return []
+    return sorted(self._open().all_steps())
+
+  def latest_step(self) -> int | None:
+    """The newest complete step, or None."""
+    return max(self.steps(), default=None)
+
+  def wait(self) -> None:
+    """Returns when nothing is being written."""
+    if self._manager is not None:
+      self._manager.wait_until_finished()
+
+  def close(self) -> None:
+    """Waits and lets go of the folder; a second call does nothing."""
+    if self._manager is not None:
+      self._manager.close()
+    self._manager = None
+
+  def __enter__(self) -> "Checkpointer":
+    """Returns itself."""
+    return self
+
+  def __exit__(self, *exc) -> None:
+    """Closes."""
+    self.close()
+
+  def _open(self) -> ocp.CheckpointManager:
+    """The manager; opening sweeps away what a kill left half-written."""
+    if self._manager is None:
+      self._manager = ocp.CheckpointManager(
+        self._folder,
+        item_handlers={
+          _ARRAYS: ocp.StandardCheckpointHandler(),
+          _EXTRA: ocp.JsonCheckpointHandler(),
+        },
+        options=ocp.CheckpointManagerOptions(
+          max_to_keep=self._keep,
+          create=True,
+          cleanup_tmp_directories=True,
+          enable_async_checkpointing=False,
+        ),
+      )
+    return self._manager
+
+  def _check(self, step: int, wanted: Mapping[str, Any]) -> None:
+    """Raises ValueError for the first array that differs from the saved one."""
+    saved = {
+      name: (tuple(meta.shape), jnp.dtype(meta.dtype).name)
+      for name, meta in self._open().item_metadata(step)[_ARRAYS].items()
+    }
+    now = {
+      name: (tuple(leaf.shape), jnp.dtype(leaf.dtype).name)
+      for name, leaf in wanted.items()
+      if np.size(leaf)
+    }
+    for name in sorted(saved.keys() | now.keys()):
+      if saved.get(name) != now.get(name):
+        raise ValueError(
+          f"the checkpoint of step {step} in {self._folder} was made with"
+          f" another configuration: {name} is {_say(saved.get(name))} there"
+          f" and {_say(now.get(name))} now; resume with the run's own"
+          " config, or start under another name."
+        )
+
+
+def _named(tree: Any) -> dict[str, Any]:
+  """Leaves by path, in the order of the tree: {"params.mlp.up": array}."""
+  leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+  named = {
+    jax.tree_util.keystr(path, simple=True, separator=".") or "root": leaf
+    for path, leaf in leaves
+  }
+  if len(named) < len(leaves):
+    raise ValueError("two arrays have one name: a key of the tree holds a '.'.")
+  return named
+
+
+def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
+  """Shape, dtype and sharding of a leaf; host arrays go to the first device."""
+  sharding = getattr(leaf, "sharding", None)
+  if sharding is None:
+    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def _say(found: tuple[tuple[int, ...], str] | None) -> str:
+  return "missing" if found is None else f"{found[1]}{list(found[0])}"
