@@ -20,7 +20,7 @@ from jaxrl_llm.training import score as scoring
 from jaxrl_llm.training import state as states
 
 StepFn = Callable[
-    [states.TrainState, types.Rollout],
+    [states.TrainState, types.Rollout, Any],
     tuple[states.TrainState, types.Metrics],
 ]
 
@@ -50,9 +50,10 @@ def make_train_step(
       "sampler" keeps rollout.old_logprobs as they came.
 
   Returns:
-    step(state, rollout) -> (state, metrics), jittable; metrics are scalars.
-    The gap between rollout.old_logprobs and the trainer's log-probs before
-    the first update is among them.
+    step(state, rollout, reference) -> (state, metrics), jittable; metrics are
+    scalars. `reference` is the frozen reference's parameters, or None unless
+    the method needs "ref_logprobs". The gap between rollout.old_logprobs and
+    the trainer's log-probs before the first update is among the metrics.
   """
   if old_logprobs not in ("trainer", "sampler"):
     raise ValueError(
@@ -99,15 +100,20 @@ def make_train_step(
     metrics |= {"grad_norm": optax.tree.norm(grads)}
     return (params, opt_state), (metrics, gap)
 
-  def recomputed(params, rollout):
+  def forward(params, rollout):
     pieces = split(rollout, mini_batches * micro_batches)
     logprobs = jax.lax.map(lambda part: score(params, part).logprobs, pieces)
-    extras = rollout.extras | {"sampler_logprobs": rollout.old_logprobs}
+    return logprobs.reshape(rollout.mask.shape)
+
+  def recomputed(params, rollout):
     return rollout.replace(
-        old_logprobs=logprobs.reshape(rollout.mask.shape), extras=extras
+        old_logprobs=forward(params, rollout),
+        extras=rollout.extras | {"sampler_logprobs": rollout.old_logprobs},
     )
 
-  def train_step(state, rollout):
+  def train_step(state, rollout, reference):
+    if "ref_logprobs" in method.needs:
+      rollout = rollout.replace(ref_logprobs=forward(reference, rollout))
     rollout, method_state = method.transform.update(rollout, state.method_state)
     advantages = base.per_token(method.advantage(rollout), rollout.mask)
     if old_logprobs == "trainer" and not on_policy:

@@ -1,0 +1,445 @@
+"""The loop a person watches: collect, score, train, write; again."""
+
+from collections.abc import Callable
+import concurrent.futures
+import contextlib
+import dataclasses
+import json
+import pathlib
+import shutil
+import signal
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxrl_llm import types
+from jaxrl_llm.distributed import mesh as meshes
+from jaxrl_llm.models import families
+from jaxrl_llm.models.weights import hf, resolve
+from jaxrl_llm.rollout import collect
+from jaxrl_llm.training import checkpoint as checkpoints
+from jaxrl_llm.training import evaluate as evaluation
+from jaxrl_llm.training import experiment
+from jaxrl_llm.training import metrics as metric_files
+from jaxrl_llm.training import progress as displays
+from jaxrl_llm.training import report, setup
+from jaxrl_llm.training import state as states
+
+
+class Stopped(Exception):
+  """The run was told to stop, and everything is saved.
+
+  Attributes:
+    signum: the signal, for the exit status.
+    step: rollouts trained on.
+  """
+
+  def __init__(self, signum: int, step: int, folder: pathlib.Path):
+    super().__init__(
+        f"stopped by {signal.Signals(signum).name} after step {step}; saved in"
+        f" {folder}, --resume goes on from there."
+    )
+    self.signum = signum
+    self.step = step
+
+
+def train(
+    config: experiment.Experiment,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> pathlib.Path:
+  """Runs an experiment from its first step, or from its newest checkpoint.
+
+  Args:
+    config: the experiment.
+    resume: go on from the newest checkpoint in runs/NAME.
+    overwrite: delete what runs/NAME holds and start anew.
+
+  Returns:
+    The run's folder: config.json, metrics.jsonl, evaluations.jsonl,
+    samples.jsonl, TensorBoard events, checkpoints/, report.html, export/.
+
+  Raises:
+    ValueError, TypeError, FileNotFoundError: one line, before the first step.
+    Stopped: after SIGINT or SIGTERM, when all is saved.
+  """
+  experiment.validate(config)
+  folder = pathlib.Path(config.runs).expanduser() / config.name
+  _prepare(folder, resume=resume, overwrite=overwrite)
+  with contextlib.ExitStack() as stack:
+    pool = stack.enter_context(setup.make_pool(config))
+    run = setup.build(config)
+    folder.mkdir(parents=True, exist_ok=True)
+    saver = stack.enter_context(
+        contextlib.closing(
+            checkpoints.Checkpointer(
+                folder / "checkpoints", keep=config.checkpoint.keep
+            )
+        )
+    )
+    trainer = _Trainer(run, pool, saver, folder)
+    if resume:
+      trainer.restore()
+    (folder / "config.json").write_text(
+        json.dumps(describe(config), indent=2) + "\n"
+    )
+    stack.enter_context(trainer)
+    trainer.run()
+  report.write_report(folder)
+  return folder
+
+
+class _Trainer:
+  """The mutable part of a run: state, files, display."""
+
+  def __init__(self, run: setup.Run, pool, saver, folder: pathlib.Path):
+    self._run, self._pool = run, pool
+    self._saver, self._folder = saver, folder
+    self._state = run.init_state()
+    self._reference = run.reference()
+    self._first = 0
+    self._signal = None
+    self._writer = self._display = None
+    self._step_fn = None
+
+  def __enter__(self):
+    config = self._run.config
+    resumed = self._first or None
+    self._writer = metric_files.MetricsWriter(
+        self._folder, config.logging, resume_step=resumed
+    )
+    self._display = displays.Progress(
+        total=config.steps, start=self._first, header=self._header()
+    )
+    self._handlers = {
+        number: signal.signal(number, self._on_signal)
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    return self
+
+  def __exit__(self, *exc):
+    for number, handler in self._handlers.items():
+      signal.signal(number, handler)
+    self._display.close()
+    self._writer.close()
+
+  def _on_signal(self, number, frame):
+    del frame
+    if self._signal is not None:
+      raise KeyboardInterrupt
+    self._signal = number
+    self._display.say("finishing this step, then saving; again: stop at once")
+
+  def _header(self) -> dict[str, Any]:
+    config, loaded = self._run.config, self._run.loaded
+    leaves = jax.tree.leaves(loaded.params)
+    devices = self._run.mesh.size if self._run.mesh else 1
+    return {
+        "run": str(self._folder),
+        "model": f"{config.model.name} ({loaded.source})",
+        "parameters": sum(leaf.size for leaf in leaves),
+        "method": type(config.method).__name__,
+        "batch": f"{config.prompts_per_step} prompts x {config.group_size}",
+        "devices": f"{devices} x {jax.devices()[0].device_kind}",
+    }
+
+  def restore(self):
+    """Loads the newest checkpoint into state, data order and position."""
+    arrays, extra, step = self._saver.restore(self._state)
+    self._state, self._first = arrays, step
+    self._run.batches.set_state(extra["batches"])
+
+  def save(self, step: int):
+    """Writes everything that the next step depends on, atomically."""
+    extra = {"batches": self._run.batches.get_state()}
+    self._saver.save(step, self._state, extra)
+
+  def run(self):
+    """All steps that are left, with evaluations and checkpoints."""
+    config = self._run.config
+    if self._first == 0:
+      self.evaluate(0)
+    with concurrent.futures.ThreadPoolExecutor(1) as thread:
+      compiling = thread.submit(self._compile)
+      for step in range(self._first, config.steps):
+        self._one_step(step, compiling)
+        done = step + 1
+        last = done == config.steps
+        every = config.evaluation.every
+        if last or every and done % every == 0:
+          self.evaluate(done)
+        every = config.checkpoint.every
+        if last or self._signal or every and done % every == 0:
+          self.save(done)
+        if self._signal and not last:
+          raise Stopped(self._signal, done, self._folder)
+    if config.export:
+      self._display.say(f"exporting to {self._folder / 'export'}")
+      export(self._run, self._state.params, self._folder / "export")
+
+  def _one_step(self, step: int, compiling: concurrent.futures.Future):
+    run, clock = self._run, _Clock()
+    problems = next(run.batches)
+    samples = run.collect(self._state.params, problems, step)
+    clock.lap("rollout")
+    scored = score(self._pool, samples)
+    clock.lap("reward")
+    rollout = meshes.place_rows(samples.rollout(scored.rewards), run.mesh)
+    self._state, metrics = compiling.result()(
+        self._state, rollout, self._reference
+    )
+    metrics = {k: float(v) for k, v in jax.device_get(metrics).items()}
+    clock.lap("train")
+    updates = run.config.mini_batches * run.config.epochs
+    metrics |= sample_metrics(samples, scored) | clock.seconds()
+    metrics["learning_rate"] = float(run.schedule(step * updates))
+    tokens = float(samples.generation.mask.sum())
+    metrics["tokens_per_second"] = tokens / metrics["time/step"]
+    metrics |= metric_files.memory()
+    self._writer.write(step + 1, metrics)
+    self._writer.samples(
+        step + 1, sample_rows(samples, scored, run.config.logging.samples)
+    )
+    self._display.update(step + 1, metrics, messages=scored.messages)
+
+  def _compile(self):
+    """Compiles the train step while the first rollout is being made."""
+    rollout = meshes.place_rows(self._example(), self._run.mesh)
+    arguments = (self._state, rollout, self._reference)
+    return self._run.train_step.lower(*arguments).compile()
+
+  def _example(self) -> types.Rollout:
+    config = self._run.config
+    rows = config.prompts_per_step * config.group_size
+    prompts = (rows, config.prompt_length)
+    shape = (rows, config.completion_length)
+    return types.Rollout(
+        prompts=np.zeros(prompts, np.int32),
+        prompt_mask=np.zeros(prompts, bool),
+        completions=np.zeros(shape, np.int32),
+        mask=np.zeros(shape, bool),
+        old_logprobs=np.zeros(shape, np.float32),
+        rewards=np.zeros(rows, np.float32),
+        weights=np.zeros(rows, np.float32),
+        finish_reason=np.zeros(rows, np.int32),
+        extras={"behaviour_logprobs": np.zeros(shape, np.float32)},
+        group_size=config.group_size,
+    )
+
+  def evaluate(self, step: int):
+    """Accuracy on held-out problems, written and shown."""
+    result = held_out(
+        self._run, self._pool, self._state.params, say=self._display.evaluating
+    )
+    self._writer.evaluation(step, result.metrics, result.rows)
+    self._display.evaluation(step, result.metrics)
+
+
+class _Clock:
+  """Seconds of each phase of a step."""
+
+  def __init__(self):
+    self._start = self._last = time.perf_counter()
+    self._laps = {}
+
+  def lap(self, name: str):
+    now = time.perf_counter()
+    self._laps[f"time/{name}"] = now - self._last
+    self._last = now
+
+  def seconds(self) -> dict[str, float]:
+    return self._laps | {"time/step": time.perf_counter() - self._start}
+
+
+def score(pool, samples: collect.Samples):
+  """Rewards of all completions, in the pool's processes."""
+  group = samples.group_size
+  prompts = [text for text in samples.prompt_texts for _ in range(group)]
+  answers = [p.answer for p in samples.problems for _ in range(group)]
+  return pool.score(prompts, samples.texts, answers)
+
+
+def sample_metrics(samples: collect.Samples, scored) -> dict[str, float]:
+  """What the texts and rewards of a step say, before any training."""
+  rewards = np.asarray(scored.rewards, np.float64)
+  scorable = np.isfinite(rewards)
+  known = rewards[scorable] if scorable.any() else np.zeros(1)
+  groups = rewards.reshape(-1, samples.group_size)
+  uniform = [np.ptp(g[np.isfinite(g)], initial=0.0) == 0 for g in _known(groups)]
+  out = samples.generation
+  lengths = out.mask.sum(axis=1)
+  finished = out.finish_reason == types.FINISH_STOP
+  return {
+      "reward": float(known.mean()),
+      "reward_std": float(known.std()),
+      "length": float(lengths.mean()),
+      "length_max": float(lengths.max()),
+      "truncated": float(1 - finished.mean()),
+      "zero_variance": float(np.mean(uniform)),
+      "unscorable": float(1 - scorable.mean()),
+      **{f"failures/{k}": float(v) for k, v in scored.failures.items()},
+      **{
+          f"reward/{name}": float(np.nanmean(values))
+          for name, values in scored.components.items()
+          if np.isfinite(values).any()
+      },
+  }
+
+
+def _known(groups: np.ndarray):
+  return [g[np.isfinite(g)] - g[np.isfinite(g)][:1].sum() for g in groups]
+
+
+def sample_rows(
+    samples: collect.Samples, scored, count: int
+) -> list[dict[str, Any]]:
+  """The first completions of `count` different prompts, for a person."""
+  rows = []
+  group = samples.group_size
+  for index, problem in enumerate(samples.problems[:count]):
+    row = index * group
+    reward = float(scored.rewards[row])
+    rows.append({
+        "id": problem.id,
+        "prompt": samples.prompt_texts[index],
+        "completion": samples.texts[row],
+        "answer": problem.answer,
+        "reward": reward if np.isfinite(reward) else None,
+    })
+  return rows
+
+
+def held_out(
+    run: setup.Run, pool, params, *, say: Callable[..., None] | None = None
+) -> evaluation.EvaluationResult:
+  """Evaluates parameters on the run's held-out problems."""
+  config, calls = run.config.evaluation, 0
+
+  def generate(problems):
+    nonlocal calls
+    samples = run.evaluate(params, problems, calls)
+    calls += 1
+    if say:
+      say(min(calls * len(problems), len(run.held_out)), len(run.held_out))
+    group = samples.group_size
+    return [
+        samples.texts[i : i + group]
+        for i in range(0, len(samples.texts), group)
+    ]
+
+  return evaluation.run(
+      generate,
+      pool,
+      run.held_out,
+      batch=config.batch,
+      samples=config.samples,
+      seed=run.config.seed,
+  )
+
+
+def evaluate(
+    config: experiment.Experiment,
+    *,
+    checkpoint: str | None = None,
+    weights: str | None = None,
+) -> evaluation.EvaluationResult:
+  """Evaluates a model as an experiment would.
+
+  Args:
+    config: the experiment.
+    checkpoint: a run's folder, whose newest checkpoint is taken.
+    weights: a model name or folder instead of config.model.name.
+  """
+  if checkpoint and weights:
+    raise ValueError("--checkpoint and --weights exclude each other.")
+  with setup.make_pool(config) as pool:
+    run = setup.build(config, weights=weights)
+    state = run.init_state()
+    if checkpoint:
+      folder = pathlib.Path(checkpoint).expanduser() / "checkpoints"
+      with contextlib.closing(
+          checkpoints.Checkpointer(folder, keep=1)
+      ) as saver:
+        state, _, _ = saver.restore(state)
+    return held_out(run, pool, state.params)
+
+
+def sample(
+    model: str,
+    prompts: list[str],
+    *,
+    sampling: experiment.Sampling,
+    max_new_tokens: int,
+    samples: int,
+    seed: int,
+    chat: bool,
+    dtype: str = "float32",
+) -> list[list[str]]:
+  """Completes prompts with a model by name; texts by prompt.
+
+  Args:
+    model: as in experiment.Model.name.
+    prompts: texts.
+    sampling: rule.
+    max_new_tokens: most tokens of a completion.
+    samples: completions a prompt.
+    seed: of the noise.
+    chat: wrap each prompt as a user turn.
+    dtype: of matrix products.
+  """
+  from jaxrl_llm.data import prompts as encoding, sources
+
+  loaded = resolve.load(model, seed=seed)
+  problems = [
+      sources.Problem(id=i, prompt=text, answer="")
+      for i, text in enumerate(prompts)
+  ]
+  length = encoding.longest(problems, loaded.tokenizer, chat=chat)
+  collector = setup.make_collector(
+      families.build(loaded.config, dtype=np.dtype(dtype)),
+      loaded.tokenizer,
+      sampling,
+      prompt_length=length,
+      completion_length=max_new_tokens,
+      group_size=samples,
+      key=jax.random.key(seed),
+      chat=chat,
+  )
+  texts = collector(loaded.params, problems, 0).texts
+  return [texts[i : i + samples] for i in range(0, len(texts), samples)]
+
+
+def export(run: setup.Run, params, folder: pathlib.Path) -> None:
+  """Writes a folder that transformers loads, replacing an older one."""
+  params = jax.device_get(params)
+  scratch = folder.with_name(folder.name + ".new")
+  shutil.rmtree(scratch, ignore_errors=True)
+  scratch.mkdir(parents=True)
+  hf.save(scratch, run.loaded.config, params)
+  run.loaded.tokenizer.save(scratch)
+  shutil.rmtree(folder, ignore_errors=True)
+  scratch.rename(folder)
+
+
+def describe(config: experiment.Experiment) -> dict[str, Any]:
+  """The config as plain data, the method's name among its fields."""
+  plain = dataclasses.asdict(config)
+  plain["method"] = {"name": type(config.method).__name__} | plain["method"]
+  return plain
+
+
+def _prepare(folder: pathlib.Path, *, resume: bool, overwrite: bool) -> None:
+  """Refuses to mix two runs in one folder."""
+  if resume and overwrite:
+    raise ValueError("--resume and --overwrite exclude each other.")
+  used = (folder / "metrics.jsonl").exists()
+  if overwrite and used:
+    shutil.rmtree(folder)
+  elif used and not resume:
+    raise ValueError(
+        f"{folder} already holds a run; --resume goes on with it, --overwrite"
+        " deletes it, --name NAME writes elsewhere."
+    )
