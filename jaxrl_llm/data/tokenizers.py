@@ -11,9 +11,7 @@ import re
 from typing import Any, Protocol, runtime_checkable
 
 import tokenizers as hf_tokenizers
-from tokenizers import decoders
-from tokenizers import models
-from tokenizers import pre_tokenizers
+from tokenizers import decoders, models, pre_tokenizers
 import transformers
 
 # Tokens by which known chat templates end a turn.
@@ -57,10 +55,10 @@ class TextTokenizer:
   stop_ids: tuple[int, ...]
 
   def __init__(
-      self,
-      fast: transformers.PreTrainedTokenizerBase,
-      *,
-      stop_ids: Iterable[int] = (),
+    self,
+    fast: transformers.PreTrainedTokenizerBase,
+    *,
+    stop_ids: Iterable[int] = (),
   ):
     """Wraps `fast`.
 
@@ -78,9 +76,9 @@ class TextTokenizer:
     self.stop_ids = tuple(sorted(found))
     if not self.stop_ids:
       raise ValueError(
-          "stop_ids is empty: the tokenizer has no eos token and no"
-          " generation_config.json names one; add eos_token_id to"
-          " config.json."
+        "stop_ids is empty: the tokenizer has no eos token and no"
+        " generation_config.json names one; add eos_token_id to"
+        " config.json."
       )
     pad = fast.pad_token_id
     self.pad_id = self.stop_ids[0] if pad is None else pad
@@ -94,9 +92,9 @@ class TextTokenizer:
   def decode(self, ids: Iterable[int]) -> str:
     """Text of ids; special tokens are dropped."""
     return self._fast.decode(
-        [int(i) for i in ids],
-        skip_special_tokens=True,
-        clean_up_tokenization_spaces=False,
+      [int(i) for i in ids],
+      skip_special_tokens=True,
+      clean_up_tokenization_spaces=False,
     )
 
   def chat(self, messages: Sequence[Message]) -> str:
@@ -110,18 +108,18 @@ class TextTokenizer:
     """
     if not self._fast.chat_template:
       raise ValueError(
-          "chat needs a tokenizer with a chat template, this one has none;"
-          " set data.chat to False or use an instruct model."
+        "chat needs a tokenizer with a chat template, this one has none;"
+        " set data.chat to False or use an instruct model."
       )
     try:
       return self._fast.apply_chat_template(
-          [dict(message) for message in messages],
-          tokenize=False,
-          add_generation_prompt=True,
+        [dict(message) for message in messages],
+        tokenize=False,
+        add_generation_prompt=True,
       )
     except Exception as error:  # templates raise what they like
       raise ValueError(
-          f"the chat template refuses these messages: {_line(error)}"
+        f"the chat template refuses these messages: {_line(error)}"
       ) from error
 
   def save(self, folder: str | pathlib.Path) -> None:
@@ -147,8 +145,8 @@ class CharTokenizer:
     for position, char in enumerate(text):
       if char != "\n" and not " " <= char <= "~":
         raise ValueError(
-            f"text has {char!r} at character {position}; the character"
-            " tokenizer knows printable ASCII and newline only."
+          f"text has {char!r} at character {position}; the character"
+          " tokenizer knows printable ASCII and newline only."
         )
     return [ord(char) for char in text]
 
@@ -166,7 +164,7 @@ class CharTokenizer:
     """Writes the same ids as a word-level tokenizer of transformers."""
     names = [_char_name(i) for i in range(self.vocab_size)]
     backend = hf_tokenizers.Tokenizer(
-        models.WordLevel({n: i for i, n in enumerate(names)}, unk_token="<0>")
+      models.WordLevel({n: i for i, n in enumerate(names)}, unk_token="<0>")
     )
     one_char = hf_tokenizers.Regex(r"[\s\S]")
     backend.pre_tokenizer = pre_tokenizers.Split(one_char, "isolated")
@@ -174,14 +172,15 @@ class CharTokenizer:
     controls = [n for n in names if len(n) > 1]
     backend.add_special_tokens(controls)
     fast = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        pad_token=names[self.pad_id],
-        eos_token=names[self.stop_ids[0]],
-        clean_up_tokenization_spaces=False,
+      tokenizer_object=backend,
+      pad_token=names[self.pad_id],
+      eos_token=names[self.stop_ids[0]],
+      clean_up_tokenization_spaces=False,
     )
     fast.chat_template = (
-        "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}"
-        "{% endfor %}{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}"
+      "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}"
+      "{% endfor %}"
+      "{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}"
     )
     fast.save_pretrained(folder)
     _save_stops(pathlib.Path(folder), self.stop_ids, self.pad_id)
@@ -196,17 +195,17 @@ def from_folder(folder: str | pathlib.Path) -> TextTokenizer:
   folder = pathlib.Path(folder)
   if not any((folder / n).is_file() for n in _TOKENIZER_FILES):
     raise ValueError(
-        f"{folder} holds no tokenizer; it needs one of"
-        f" {', '.join(_TOKENIZER_FILES)}."
+      f"{folder} holds no tokenizer; it needs one of"
+      f" {', '.join(_TOKENIZER_FILES)}."
     )
   try:
     fast = transformers.AutoTokenizer.from_pretrained(
-        folder, trust_remote_code=False, local_files_only=True
+      folder, trust_remote_code=False, local_files_only=True
     )
   except Exception as error:  # anything: the files are the user's
     raise ValueError(
-        f"{folder} holds a tokenizer that transformers cannot read:"
-        f" {_line(error)}"
+      f"{folder} holds a tokenizer that transformers cannot read:"
+      f" {_line(error)}"
     ) from error
   return TextTokenizer(fast, stop_ids=_stops(folder))
 
@@ -225,7 +224,7 @@ def _stops(folder: pathlib.Path) -> tuple[int, ...]:
       stated: Any = json.loads(path.read_text()).get("eos_token_id")
     except (ValueError, AttributeError) as error:
       raise ValueError(
-          f"{path} must be a JSON object: {_line(error)}"
+        f"{path} must be a JSON object: {_line(error)}"
       ) from error
     if stated is not None:
       found += [stated] if isinstance(stated, int) else stated
@@ -233,7 +232,7 @@ def _stops(folder: pathlib.Path) -> tuple[int, ...]:
 
 
 def _save_stops(
-    folder: pathlib.Path, stop_ids: tuple[int, ...], pad_id: int
+  folder: pathlib.Path, stop_ids: tuple[int, ...], pad_id: int
 ) -> None:
   path = folder / "generation_config.json"
   stated = json.loads(path.read_text()) if path.is_file() else {}
@@ -245,9 +244,9 @@ def _end_of_turn(fast: transformers.PreTrainedTokenizerBase) -> set[int]:
   template = fast.chat_template or ""
   vocab = fast.get_vocab()
   return {
-      vocab[token]
-      for token in END_OF_TURN
-      if token in str(template) and token in vocab
+    vocab[token]
+    for token in END_OF_TURN
+    if token in str(template) and token in vocab
   }
 
 

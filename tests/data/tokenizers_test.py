@@ -9,11 +9,11 @@ from jaxrl_llm.data import tokenizers
 from jaxrl_llm.models.weights import gguf_tokenizer
 
 TEXTS = (
-    "12 + 345 = 357",
-    "  two  spaces\n\n\ttab ",
-    "héllo wörld, ça va? I'LL don't",
-    "漢字 かな 한국어 😀👍🏽",
-    "x=1;y=22;z=333;w=4444",
+  "12 + 345 = 357",
+  "  two  spaces\n\n\ttab ",
+  "héllo wörld, ça va? I'LL don't",
+  "漢字 かな 한국어 😀👍🏽",
+  "x=1;y=22;z=333;w=4444",
 )
 
 
@@ -23,13 +23,13 @@ def _metadata(**changes):
   tokens = ["<s>", "</s>", "<tool>", *pieces, "he", "ll", "hell"]
   kinds = [3, 3, 4] + [1] * (len(tokens) - 3)
   return {
-      "tokenizer.ggml.model": "gpt2",
-      "tokenizer.ggml.pre": "gpt-2",
-      "tokenizer.ggml.tokens": tokens,
-      "tokenizer.ggml.token_type": kinds,
-      "tokenizer.ggml.merges": ["h e", "l l", "he ll"],
-      "tokenizer.ggml.bos_token_id": 0,
-      "tokenizer.ggml.eos_token_id": 1,
+    "tokenizer.ggml.model": "gpt2",
+    "tokenizer.ggml.pre": "gpt-2",
+    "tokenizer.ggml.tokens": tokens,
+    "tokenizer.ggml.token_type": kinds,
+    "tokenizer.ggml.merges": ["h e", "l l", "he ll"],
+    "tokenizer.ggml.bos_token_id": 0,
+    "tokenizer.ggml.eos_token_id": 1,
   } | {f"tokenizer.ggml.{k}": v for k, v in changes.items()}
 
 
@@ -51,13 +51,13 @@ def test_merges_apply_in_their_order():
 
 
 @pytest.mark.parametrize(
-    "pre, pieces",
-    [
-        ("gpt-2", ["a", "Ġ1234", "Ġb", "!!"]),
-        ("smollm", ["a", "Ġ", "1", "2", "3", "4", "Ġb", "!!"]),
-        ("qwen2", ["a", "Ġ", "1", "2", "3", "4", "Ġb", "!!"]),
-        ("llama-bpe", ["a", "Ġ", "123", "4", "Ġb", "!!"]),
-    ],
+  "pre, pieces",
+  [
+    ("gpt-2", ["a", "Ġ1234", "Ġb", "!!"]),
+    ("smollm", ["a", "Ġ", "1", "2", "3", "4", "Ġb", "!!"]),
+    ("qwen2", ["a", "Ġ", "1", "2", "3", "4", "Ġb", "!!"]),
+    ("llama-bpe", ["a", "Ġ", "123", "4", "Ġb", "!!"]),
+  ],
 )
 def test_text_is_cut_as_the_model_expects(pre, pieces):
   fast = gguf_tokenizer.build(_metadata(pre=pre))
@@ -118,14 +118,14 @@ def test_stop_ids_of_the_folder_are_added(tmp_path, file, eos, expected):
 
 
 @pytest.mark.parametrize(
-    "changes, message",
-    [
-        ({"model": "llama"}, "model is 'llama'; legal: 'gpt2'"),
-        ({"pre": "tekken"}, "pre is 'tekken'; legal: default, gpt-2"),
-        ({"tokens": None}, "tokens is missing"),
-        ({"merges": ["q zz"]}, "merges do not fit"),
-        ({"eos_token_id": 10**6}, "eos_token_id is 1000000; legal: below"),
-    ],
+  "changes, message",
+  [
+    ({"model": "llama"}, "model is 'llama'; legal: 'gpt2'"),
+    ({"pre": "tekken"}, "pre is 'tekken'; legal: default, gpt-2"),
+    ({"tokens": None}, "tokens is missing"),
+    ({"merges": ["q zz"]}, "merges do not fit"),
+    ({"eos_token_id": 10**6}, "eos_token_id is 1000000; legal: below"),
+  ],
 )
 def test_bad_metadata_is_one_line(changes, message):
   with pytest.raises(ValueError, match=message) as caught:

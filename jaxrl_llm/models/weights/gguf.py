@@ -17,34 +17,32 @@ import numpy as np
 import transformers
 
 from jaxrl_llm.models import api
-from jaxrl_llm.models.weights import assemble
-from jaxrl_llm.models.weights import gguf_config
-from jaxrl_llm.models.weights import gguf_tokenizer
+from jaxrl_llm.models.weights import assemble, gguf_config, gguf_tokenizer
 
 # Types whose dequantisation the tests check.
 TYPES = tuple("F32 F16 BF16 Q8_0 Q4_0 Q4_1 Q5_0 Q5_1 Q4_K Q6_K".split())
 
 # Our path in the tree -> name in the file, {} is the layer.
 NAMES = {
-    "embed": "token_embd.weight",
-    "head": "output.weight",
-    "final_norm": "output_norm.weight",
-    "layers/attention_norm": "blk.{}.attn_norm.weight",
-    "layers/attention_post_norm": "blk.{}.post_attention_norm.weight",
-    "layers/mlp_norm": "blk.{}.ffn_norm.weight",
-    "layers/mlp_post_norm": "blk.{}.post_ffw_norm.weight",
-    "layers/attention/q": "blk.{}.attn_q.weight",
-    "layers/attention/k": "blk.{}.attn_k.weight",
-    "layers/attention/v": "blk.{}.attn_v.weight",
-    "layers/attention/o": "blk.{}.attn_output.weight",
-    "layers/attention/q_bias": "blk.{}.attn_q.bias",
-    "layers/attention/k_bias": "blk.{}.attn_k.bias",
-    "layers/attention/v_bias": "blk.{}.attn_v.bias",
-    "layers/attention/q_norm": "blk.{}.attn_q_norm.weight",
-    "layers/attention/k_norm": "blk.{}.attn_k_norm.weight",
-    "layers/mlp/gate": "blk.{}.ffn_gate.weight",
-    "layers/mlp/up": "blk.{}.ffn_up.weight",
-    "layers/mlp/down": "blk.{}.ffn_down.weight",
+  "embed": "token_embd.weight",
+  "head": "output.weight",
+  "final_norm": "output_norm.weight",
+  "layers/attention_norm": "blk.{}.attn_norm.weight",
+  "layers/attention_post_norm": "blk.{}.post_attention_norm.weight",
+  "layers/mlp_norm": "blk.{}.ffn_norm.weight",
+  "layers/mlp_post_norm": "blk.{}.post_ffw_norm.weight",
+  "layers/attention/q": "blk.{}.attn_q.weight",
+  "layers/attention/k": "blk.{}.attn_k.weight",
+  "layers/attention/v": "blk.{}.attn_v.weight",
+  "layers/attention/o": "blk.{}.attn_output.weight",
+  "layers/attention/q_bias": "blk.{}.attn_q.bias",
+  "layers/attention/k_bias": "blk.{}.attn_k.bias",
+  "layers/attention/v_bias": "blk.{}.attn_v.bias",
+  "layers/attention/q_norm": "blk.{}.attn_q_norm.weight",
+  "layers/attention/k_norm": "blk.{}.attn_k_norm.weight",
+  "layers/mlp/gate": "blk.{}.ffn_gate.weight",
+  "layers/mlp/up": "blk.{}.ffn_up.weight",
+  "layers/mlp/down": "blk.{}.ffn_down.weight",
 }
 _NOT_WEIGHTS = ("rope_freqs.weight",)  # read into the config
 
@@ -79,7 +77,7 @@ class File:
     self._tensors = {t.name: t for t in reader.tensors}
     try:
       self.config = gguf_config.from_metadata(
-          self.metadata, self._shape, self._rope_factors()
+        self.metadata, self._shape, self._rope_factors()
       )
       self._check()
     except (ValueError, TypeError, ArithmeticError) as error:
@@ -118,23 +116,23 @@ class File:
     for name, tensor in self._tensors.items():
       if name not in shapes and name not in _NOT_WEIGHTS:
         raise ValueError(
-            f"tensor {name} has no place in a {self.config.family} model of"
-            f" {self.config.depth} layers; use its Hugging Face folder."
+          f"tensor {name} has no place in a {self.config.family} model of"
+          f" {self.config.depth} layers; use its Hugging Face folder."
         )
       if tensor.tensor_type.name not in TYPES:
         raise ValueError(
-            f"tensor {name} has the type {tensor.tensor_type.name}; legal:"
-            f" {', '.join(TYPES)}. Quantise the model to one of these."
+          f"tensor {name} has the type {tensor.tensor_type.name}; legal:"
+          f" {', '.join(TYPES)}. Quantise the model to one of these."
         )
     for name, shape in shapes.items():
       if self._shape(name) != shape:
         raise ValueError(
-            f"tensor {name} must have the shape {shape}, got"
-            f" {self._shape(name) or 'no such tensor'}; download the file anew."
+          f"tensor {name} must have the shape {shape}, got"
+          f" {self._shape(name) or 'no such tensor'}; download the file anew."
         )
 
   def _read(
-      self, name: str, layer: int | None, index: tuple[slice, ...]
+    self, name: str, layer: int | None, index: tuple[slice, ...]
   ) -> np.ndarray:
     """One slice of one leaf in our orientation ([in, out]), float32."""
     stored = NAMES[name].format(layer)
@@ -181,15 +179,15 @@ def expected_shapes(config: api.ModelConfig) -> dict[str, tuple[int, ...]]:
   if not config.tied:
     whole["head"] = (config.vocab_size, width)
   block = {
-      "attention_norm": (width,),
-      "mlp_norm": (width,),
-      "attention/q": (q, width),
-      "attention/k": (kv, width),
-      "attention/v": (kv, width),
-      "attention/o": (width, q),
-      "mlp/gate": (mlp, width),
-      "mlp/up": (mlp, width),
-      "mlp/down": (width, mlp),
+    "attention_norm": (width,),
+    "mlp_norm": (width,),
+    "attention/q": (q, width),
+    "attention/k": (kv, width),
+    "attention/v": (kv, width),
+    "attention/o": (width, q),
+    "mlp/gate": (mlp, width),
+    "mlp/up": (mlp, width),
+    "mlp/down": (width, mlp),
   }
   if config.family.startswith("gemma"):
     block |= {"attention_post_norm": (width,), "mlp_post_norm": (width,)}
@@ -207,7 +205,7 @@ def expected_shapes(config: api.ModelConfig) -> dict[str, tuple[int, ...]]:
 
 
 def load(
-    path: str | os.PathLike[str], *, sharding: Any = None
+  path: str | os.PathLike[str], *, sharding: Any = None
 ) -> tuple[api.ModelConfig, api.Params]:
   """Config and float32 parameters of a GGUF file; errors as in File."""
   file = File(path)
@@ -215,7 +213,7 @@ def load(
 
 
 def read_tokenizer(
-    path: str | os.PathLike[str],
+  path: str | os.PathLike[str],
 ) -> transformers.PreTrainedTokenizerFast:
   """The tokenizer that a GGUF file carries in its metadata."""
   return File(path).tokenizer()
@@ -228,13 +226,13 @@ def _open(path: str) -> gguf.GGUFReader:
     magic = stream.read(4)
   if magic != b"GGUF":
     raise ValueError(
-        f"{path} does not start with the bytes GGUF, got {magic!r}: it is not a"
-        " GGUF file; download it anew."
+      f"{path} does not start with the bytes GGUF, got {magic!r}: it is not a"
+      " GGUF file; download it anew."
     )
   try:
     return gguf.GGUFReader(path)
   except Exception as error:  # it trusts every length: damage fails anywhere
     reason = " ".join(str(error).split())[:160]
     raise ValueError(
-        f"GGUF file {path} is broken or truncated ({reason}); download it anew."
+      f"GGUF file {path} is broken or truncated ({reason}); download it anew."
     ) from error

