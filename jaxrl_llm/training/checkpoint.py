@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import logging
 import os
 import pathlib
+import shutil
 from typing import Any
 
 import jax
@@ -59,6 +60,7 @@ class Checkpointer:
     manager = self._open()
     if step in manager.all_steps():
       return
+    self._sweep()
     filled = {k: v for k, v in _named(arrays).items() if np.size(v)}
     manager.save(
       step,
@@ -146,7 +148,7 @@ class Checkpointer:
     self.close()
 
   def _open(self) -> ocp.CheckpointManager:
-    """The manager; opening sweeps away what a kill left half-written."""
+    """The manager; a folder that is only read is left exactly as it is."""
     if self._manager is None:
       self._manager = ocp.CheckpointManager(
         self._folder,
@@ -157,11 +159,16 @@ class Checkpointer:
         options=ocp.CheckpointManagerOptions(
           max_to_keep=self._keep,
           create=True,
-          cleanup_tmp_directories=True,
+          cleanup_tmp_directories=False,
           enable_async_checkpointing=False,
         ),
       )
     return self._manager
+
+  def _sweep(self) -> None:
+    """Removes what a kill left half-written; only a process that saves may."""
+    for half in self._folder.glob("*.orbax-checkpoint-tmp*"):
+      shutil.rmtree(half, ignore_errors=True)
 
   def _check(self, step: int, wanted: Mapping[str, Any]) -> None:
     """Raises ValueError for the first array that differs from the saved one."""

@@ -12,7 +12,7 @@ written and plotted by TensorBoard too; one that is missing is left out):
     reward, reward_std, reward/NAME   mean, deviation, mean of each verifier
     length, truncated, entropy        tokens; share cut at T; nats a token
     zero_variance                     share of groups with equal rewards
-    sampler_gap                       mean |sampler - trainer| log-prob, nats
+    sampler_gap_mean, sampler_gap_max |sampler - trainer| log-prob, nats
     loss, grad_norm, learning_rate, clip_fraction
     unscorable, tokens_per_second
     time/rollout, time/reward, time/train, time/step    seconds
@@ -157,7 +157,7 @@ def read(path: str | os.PathLike) -> list[dict[str, Any]]:
   return rows
 
 
-def system_metrics() -> dict[str, float]:
+def memory() -> dict[str, float]:
   """Memory in MiB: of this process, and of the fullest local device if told."""
   metrics = {"memory/resident": _resident_mib()}
   stats = [device.memory_stats() or {} for device in jax.local_devices()]

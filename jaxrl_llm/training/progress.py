@@ -5,7 +5,7 @@ Where the output is not a terminal (a log file, CI) there are plain lines only.
 """
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import math
 import statistics
 import time
@@ -15,8 +15,6 @@ import rich.console
 import rich.markup
 import rich.progress
 
-from jaxrl_llm.training import experiment
-
 # key of the step's metrics, title, how it is written
 _FIELDS = (
   ("reward", "reward", "{:.3f}"),
@@ -24,7 +22,7 @@ _FIELDS = (
   ("length", "length", "{:.1f}"),
   ("entropy", "entropy", "{:.3f}"),
   ("zero_variance", "same", "{:.0%}"),
-  ("sampler_gap", "gap", "{:.1e}"),
+  ("sampler_gap_mean", "gap", "{:.1e}"),
   ("grad_norm", "grad", "{:.3f}"),
   ("tokens_per_second", "tok/s", "{:.0f}"),
 )
@@ -37,95 +35,94 @@ class Progress:
 
   def __init__(
     self,
-    config: experiment.Experiment,
     *,
-    parameters: int,
-    devices: str,
+    total: int,
     start: int = 0,
+    header: Mapping[str, Any],
     interval: float = 2.0,
     console: rich.console.Console | None = None,
   ):
-    """Says nothing yet; the header comes with `with`.
+    """Prints the header and starts the bar if this is a terminal.
 
     Args:
-      config: of the run.
-      parameters: number of trained parameters.
-      devices: in words, for example "1 x TPU v5e".
+      total: steps of the whole run.
       start: steps already done (resumed runs).
+      header: what is running, by name; numbers are shortened ("135 M").
       interval: seconds between two printed lines of steps; the first and the
         last step are always printed.
       console: where to print; standard output if None.
     """
-    self._config = config
-    self._facts = _facts(config, parameters, devices)
-    self._start = start
-    self._interval = interval
+    self._total, self._start, self._interval = total, start, interval
     self._console = console or rich.console.Console(highlight=False)
     self._seconds = deque(maxlen=20)  # of the last steps
-    self._last_end = self._last_line = -math.inf
+    self._last_line = -math.inf
     self._hint_step: dict[str, int] = {}
     self._bar = None
+    for name, value in header.items():
+      text = _count(value) if isinstance(value, int) else str(value)
+      self._print(f"[dim]{name:<12}[/dim]{rich.markup.escape(text)}")
+    if start:
+      self._print(f"[dim]{'resumed':<12}[/dim]after step {start}")
+    if self._console.is_terminal:
+      self._start_bar()
+    self._last_end = time.perf_counter()
 
   def __enter__(self) -> "Progress":
-    """Prints the header and starts the bar if this is a terminal."""
-    for name, value in self._facts.items():
-      self._print(f"[dim]{name:<11}[/dim]{rich.markup.escape(value)}")
-    if self._start:
-      self._print(f"[dim]{'resumed':<11}[/dim]after step {self._start}")
-    if self._console.is_terminal:
-      self._bar = rich.progress.Progress(
-        rich.progress.TextColumn("{task.description}"),
-        rich.progress.BarColumn(bar_width=None),
-        rich.progress.MofNCompleteColumn(),
-        rich.progress.TimeElapsedColumn(),
-        rich.progress.TextColumn("{task.fields[left]}"),
-        console=self._console,
-        refresh_per_second=4,
-      )
-      self._task = self._bar.add_task(
-          "starting", total=self._config.steps, completed=self._start,
-          left="compiling",
-      )  # fmt: skip
-      self._bar.start()
-    self._last_end = time.perf_counter()
+    """Returns itself."""
     return self
 
   def __exit__(self, *exc) -> None:
-    """Stops the bar."""
+    """Closes."""
+    self.close()
+
+  def close(self) -> None:
+    """Stops the bar; a second call does nothing."""
     if self._bar is not None:
       self._bar.stop()
     self._bar = None
 
-  def phase(self, name: str) -> None:
-    """Says what is going on now ("rollout", "evaluation", ...)."""
-    if self._bar is not None:
-      self._bar.update(self._task, description=name)
-
-  def message(self, text: str) -> None:
+  def say(self, text: str) -> None:
     """Prints one line above the bar."""
     self._print(rich.markup.escape(text))
 
-  def step(self, step: int, metrics: Mapping[str, Any]) -> None:
+  def update(
+    self, step: int, metrics: Mapping[str, Any], messages: Sequence[str] = ()
+  ) -> None:
     """Prints one finished step and moves the bar.
 
     Args:
       step: number of finished steps, from 1.
       metrics: with the names listed in metrics.py; missing ones are left out.
+      messages: of the rewards; each is shown, repeated ones rarely.
     """
     now = time.perf_counter()
     self._seconds.append(now - self._last_end)
     self._last_end = now
-    left = self.seconds_left(step)
+    left = _left(self.seconds_left(step))
     if self._bar is not None:
-      self._bar.update(self._task, completed=step, left=_left(left))
-    last = step >= self._config.steps
-    if now - self._last_line >= self._interval or last:
+      self._bar.update(
+        self._task, completed=step, description="training", left=left
+      )
+    if now - self._last_line >= self._interval or step >= self._total:
       self._last_line = now
-      text = line(step, self._config.steps, metrics)
-      if self._bar is None and left:
-        text += f"  {_left(left)}"
-      self._print(rich.markup.escape(text))
-    self._hint(step, metrics)
+      text = line(step, self._total, metrics)
+      plain = self._bar is None and step < self._total
+      self._print(rich.markup.escape(f"{text}  {left}" if plain else text))
+    for text in [*messages, hint(metrics)]:
+      self._warn(step, text)
+
+  def evaluating(self, done: int, total: int) -> None:
+    """Shows on the bar how far an evaluation is."""
+    if self._bar is not None:
+      self._bar.update(
+        self._task, description=f"evaluating {done}/{total}", refresh=True
+      )
+    self._last_end = time.perf_counter()  # not part of a step
+
+  def evaluation(self, step: int, metrics: Mapping[str, Any]) -> None:
+    """Prints the result of an evaluation after `step` steps."""
+    self._print(f"[bold]{rich.markup.escape(verdict(step, metrics))}[/bold]")
+    self._last_end = time.perf_counter()
 
   def seconds_left(self, step: int) -> float | None:
     """Median of the last steps times the steps to come; None if unknown.
@@ -137,13 +134,26 @@ class Progress:
       known = known[1:]
     if not known:
       return None
-    return statistics.median(known) * (self._config.steps - step)
+    return statistics.median(known) * (self._total - step)
 
-  def _hint(self, step: int, metrics: Mapping[str, Any]) -> None:
-    text = hint(metrics)
-    if text is None:
-      return
-    if step - self._hint_step.get(text, -_REPEAT) >= _REPEAT:
+  def _start_bar(self) -> None:
+    self._bar = rich.progress.Progress(
+      rich.progress.TextColumn("{task.description}"),
+      rich.progress.BarColumn(bar_width=None),
+      rich.progress.MofNCompleteColumn(),
+      rich.progress.TimeElapsedColumn(),
+      rich.progress.TextColumn("{task.fields[left]}"),
+      console=self._console,
+      refresh_per_second=4,
+    )
+    self._task = self._bar.add_task(
+      "starting", total=self._total, completed=self._start, left=""
+    )
+    self._bar.start()
+
+  def _warn(self, step: int, text: str | None) -> None:
+    """Prints a hint, the same one at most every _REPEAT steps."""
+    if text and step - self._hint_step.get(text, -_REPEAT) >= _REPEAT:
       self._hint_step[text] = step
       self._print(f"[yellow]  {rich.markup.escape(text)}[/yellow]")
 
@@ -226,28 +236,20 @@ def _why_zero(metrics: Mapping[str, Any]) -> str:
   )
 
 
-def _facts(
-  config: experiment.Experiment, parameters: int, devices: str
-) -> dict[str, str]:
-  """The header: what is running."""
-  rows = config.prompts_per_step * config.group_size
-  method = config.method
-  values = ", ".join(
-    f"{name}={value}" for name, value in sorted(vars(method).items())
-  )
-  folder = f"{config.runs}/{config.name}"
-  return {
-    "model": f"{config.model.name}, {_count(parameters)} parameters,"
-    f" {config.model.dtype}",
-    "method": f"{type(method).__name__}({values})",
-    "task": f"{config.data.source}, reward {' + '.join(config.reward)}",
-    "batch": f"{config.prompts_per_step} prompts x {config.group_size} ="
-    f" {rows} completions of at most {config.completion_length} tokens",
-    "steps": f"{config.steps}, learning rate"
-    f" {config.optimizer.learning_rate:g} {config.optimizer.schedule}",
-    "devices": devices,
-    "folder": folder,
-  }
+def verdict(step: int, metrics: Mapping[str, Any]) -> str:
+  """The result of an evaluation in one line."""
+  text = f"evaluation after {step} steps:  accuracy {metrics['accuracy']:.3f}"
+  if "accuracy_low" in metrics:
+    low, high = metrics["accuracy_low"], metrics["accuracy_high"]
+    text += f" ({low:.3f} to {high:.3f})"
+  if "problems" in metrics:
+    text += f" on {metrics['problems']:.0f} problems"
+  for name, value in metrics.items():
+    if name.startswith("pass@") and name[5:].isdigit():
+      text += f"  {name} {value:.3f}"
+  if metrics.get("unscorable", 0) > 0:
+    text += f"  unscorable {metrics['unscorable']:.1%}"
+  return text
 
 
 def _count(number: int) -> str:

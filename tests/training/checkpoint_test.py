@@ -143,6 +143,7 @@ def test_a_kill_in_the_middle_of_a_save_leaves_the_older_one(tmp_path, moment):
   template = {str(i): jnp.zeros((64, 1024), jnp.int32) for i in range(24)}
   with checkpoint.Checkpointer(folder, keep=2) as loader:
     arrays, extra, step = loader.restore(template)
+    assert list(folder.glob("*tmp*")) == half  # reading sweeps nothing
     loader.save(step + 1, arrays, {"step": step + 1})  # and it goes on
     assert loader.latest_step() == step + 1
   assert step >= max([done, *printed]) and extra == {"step": step}

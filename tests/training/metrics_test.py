@@ -108,8 +108,8 @@ def test_wandb_gets_numbers_and_a_resumed_run_has_the_same_id(
   assert first == again != fresh
 
 
-def test_system_metrics_tell_the_memory_of_this_process():
-  before = metrics.system_metrics()["memory/resident"]
+def test_memory_tell_the_memory_of_this_process():
+  before = metrics.memory()["memory/resident"]
   block = np.ones(64 * 2**20, np.uint8)
-  after = metrics.system_metrics()["memory/resident"]
+  after = metrics.memory()["memory/resident"]
   assert 60 < after - before < 80 and block[0] == 1
