@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 from tokenizers import pre_tokenizers
 
@@ -78,6 +79,58 @@ def test_beginning_token_comes_once():
   assert _text_tokenizer().encode("he")[0] != 0
 
 
+def _pieces(rng, *, prefix):
+  """A small SentencePiece vocabulary with a random score for each piece."""
+  letters = list("▁abc")
+  longer = {"".join(rng.choice(letters, rng.integers(2, 5))) for _ in range(60)}
+  bytes_ = [f"<0x{i:02X}>" for i in range(256)]
+  tokens = ["<unk>", "<s>", "</s>", *bytes_, *letters, *sorted(longer)]
+  kinds = [2, 3, 3] + [6] * 256 + [1] * (len(tokens) - 259)
+  return _metadata(
+    model="llama",
+    tokens=tokens,
+    token_type=kinds,
+    scores=(-rng.permutation(len(tokens)).astype(float)).tolist(),
+    bos_token_id=1,
+    eos_token_id=2,
+    unknown_token_id=0,
+    add_space_prefix=prefix,
+  )
+
+
+def _join_by_score(text, metadata):
+  """llama.cpp's llm_tokenizer_spm: joins the best adjacent pair, leftmost."""
+  tokens = metadata["tokenizer.ggml.tokens"]
+  scores = dict(zip(tokens, metadata["tokenizer.ggml.scores"], strict=True))
+  parts = list(text.replace(" ", "▁"))
+  while True:
+    pairs = [a + b for a, b in zip(parts, parts[1:], strict=False)]
+    known = [(scores[p], -i) for i, p in enumerate(pairs) if p in scores]
+    if not known:
+      break
+    at = -max(known)[1]
+    parts[at : at + 2] = [pairs[at]]
+  return [tokens.index(part) for part in parts]
+
+
+def test_sentence_pieces_are_joined_by_score():
+  for seed in range(5):
+    rng = np.random.default_rng(seed)
+    metadata = _pieces(rng, prefix=False)
+    tokenizer = tokenizers.TextTokenizer(gguf_tokenizer.build(metadata))
+    for _ in range(20):
+      text = "".join(rng.choice(list(" abc"), 12))
+      assert tokenizer.encode(text) == [1, *_join_by_score(text, metadata)]
+
+
+@pytest.mark.parametrize("prefix", [True, False])
+@pytest.mark.parametrize("text", TEXTS)
+def test_sentence_pieces_round_trip(prefix, text):
+  metadata = _pieces(np.random.default_rng(0), prefix=prefix)
+  tokenizer = tokenizers.TextTokenizer(gguf_tokenizer.build(metadata))
+  assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
 def test_pad_falls_back_to_a_stop_id():
   assert _text_tokenizer().pad_id == 1
   assert _text_tokenizer(padding_token_id=2).pad_id == 2
@@ -120,7 +173,7 @@ def test_stop_ids_of_the_folder_are_added(tmp_path, file, eos, expected):
 @pytest.mark.parametrize(
   "changes, message",
   [
-    ({"model": "llama"}, "model is 'llama'; legal: 'gpt2'"),
+    ({"model": "t5"}, "model is 't5'; legal: 'gpt2'"),
     ({"pre": "tekken"}, "pre is 'tekken'; legal: default, gpt-2"),
     ({"tokens": None}, "tokens is missing"),
     ({"merges": ["q zz"]}, "merges do not fit"),

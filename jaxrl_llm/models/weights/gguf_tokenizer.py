@@ -1,14 +1,17 @@
-"""A byte-level BPE tokenizer from the metadata of a GGUF file.
+"""A tokenizer from the metadata of a GGUF file.
 
-`tokenizer.ggml.pre` names how text is cut before merging; the expressions are
-those of llama.cpp, tried one after the other on the pieces of the one before.
+Byte-level BPE comes with its merges, and `tokenizer.ggml.pre` names how text
+is cut before merging; the expressions are those of llama.cpp, tried one after
+the other on the pieces of the one before. SentencePiece BPE comes with a score
+a piece, from which the merges follow.
 
 References:
   https://github.com/ggml-org/ggml/blob/master/docs/gguf.md#tokenizer
-  llama.cpp, src/llama-vocab.cpp (`llm_tokenizer_bpe`).
+  llama.cpp, src/llama-vocab.cpp (`llm_tokenizer_bpe`,
+  `llm_tokenizer_spm`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tokenizers
@@ -52,13 +55,15 @@ def build(
       model or pre-tokenizer is not one of those named here.
   """
   kind = metadata.get("tokenizer.ggml.model")
-  if kind != "gpt2":
+  if kind not in _BACKENDS:
     raise ValueError(
-      f"tokenizer.ggml.model is {kind!r}; legal: 'gpt2' (byte-level BPE)."
-      " Load the tokenizer from the model's Hugging Face folder."
+      f"tokenizer.ggml.model is {kind!r}; legal: 'gpt2' (byte-level BPE) and"
+      " 'llama' (SentencePiece BPE). Use the model's Hugging Face folder."
     )
-  backend = _backend(metadata)
-  tokens = metadata["tokenizer.ggml.tokens"]
+  tokens = _list(metadata, "tokens")
+  backend = _BACKENDS[kind](metadata, tokens)
+  _add_tokens(backend, metadata, tokens)
+  _add_beginning(backend, metadata, tokens)
   fast = transformers.PreTrainedTokenizerFast(
     tokenizer_object=backend,
     clean_up_tokenization_spaces=False,
@@ -71,39 +76,81 @@ def build(
   return fast
 
 
-def _backend(metadata: Mapping[str, Any]) -> tokenizers.Tokenizer:
-  for key in ("tokens", "merges"):
-    if not metadata.get(f"tokenizer.ggml.{key}"):
-      raise ValueError(
-        f"metadata tokenizer.ggml.{key} is missing; download the file anew."
-      )
-  tokens = metadata["tokenizer.ggml.tokens"]
-  merges = [tuple(m.split(" ")) for m in metadata["tokenizer.ggml.merges"]]
+def _byte_level(
+  metadata: Mapping[str, Any], tokens: list[str]
+) -> tokenizers.Tokenizer:
   pre = metadata.get("tokenizer.ggml.pre", "default")
   if pre not in PRE_TOKENIZERS:
     raise ValueError(
       f"tokenizer.ggml.pre is {pre!r}; legal: {', '.join(PRE_TOKENIZERS)}."
       " Load the tokenizer from the model's Hugging Face folder."
     )
+  merges = [tuple(m.split(" ")) for m in _list(metadata, "merges")]
+  backend = _merging(tokens, merges, ignore_merges=pre == "llama-bpe")
+  if pre == "qwen2":
+    backend.normalizer = normalizers.NFC()
+  backend.pre_tokenizer = _pre_tokenizer(pre)
+  backend.decoder = decoders.ByteLevel()
+  return backend
+
+
+def _sentence_piece(
+  metadata: Mapping[str, Any], tokens: list[str]
+) -> tokenizers.Tokenizer:
+  """Pieces with scores: the adjacent pair of the best score is joined first."""
+  merges = score_merges(tokens, _list(metadata, "scores"))
+  unknown = tokens[metadata.get("tokenizer.ggml.unknown_token_id", 0)]
+  backend = _merging(
+    tokens, merges, unk_token=unknown, fuse_unk=True, byte_fallback=True
+  )
+  steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+  marks = [normalizers.Replace(" ", "▁")]
+  if metadata.get("tokenizer.ggml.add_space_prefix", True):
+    marks.insert(0, normalizers.Prepend("▁"))
+    steps.append(decoders.Strip(" ", 1, 0))
+  backend.normalizer = normalizers.Sequence(marks)
+  backend.decoder = decoders.Sequence(steps)
+  return backend
+
+
+def score_merges(
+  tokens: Sequence[str], scores: Sequence[float]
+) -> list[tuple[str, str]]:
+  """Every pair of pieces that makes a third, best score of the third first."""
+  known = set(tokens)
+  found = [
+    (score, at, len(token) - at, token)
+    for token, score in zip(tokens, scores, strict=False)
+    for at in range(1, len(token))
+    if token[:at] in known and token[at:] in known
+  ]
+  found.sort(key=lambda pair: pair[:3], reverse=True)
+  return [(token[:at], token[at:]) for _, at, _, token in found]
+
+
+def _merging(
+  tokens: list[str], merges: list[tuple[str, str]], **options: Any
+) -> tokenizers.Tokenizer:
+  vocab = {token: i for i, token in enumerate(tokens)}
   try:
-    model = models.BPE(
-      vocab={token: i for i, token in enumerate(tokens)},
-      merges=merges,
-      ignore_merges=pre == "llama-bpe",
-    )
+    return tokenizers.Tokenizer(models.BPE(vocab, merges, **options))
   except Exception as error:  # tokenizers raises bare Exception
     raise ValueError(
       f"tokenizer.ggml.merges do not fit tokenizer.ggml.tokens ({error});"
       " download the file anew."
     ) from error
-  backend = tokenizers.Tokenizer(model)
-  if pre == "qwen2":
-    backend.normalizer = normalizers.NFC()
-  backend.pre_tokenizer = _pre_tokenizer(pre)
-  backend.decoder = decoders.ByteLevel()
-  _add_tokens(backend, metadata, tokens)
-  backend.post_processor = _post_processor(metadata, pre, tokens)
-  return backend
+
+
+_BACKENDS = {"gpt2": _byte_level, "llama": _sentence_piece}
+
+
+def _list(metadata: Mapping[str, Any], key: str) -> list[Any]:
+  values = metadata.get(f"tokenizer.ggml.{key}")
+  if not values:
+    raise ValueError(
+      f"metadata tokenizer.ggml.{key} is missing; download the file anew."
+    )
+  return values
 
 
 def _pre_tokenizer(name: str) -> pre_tokenizers.PreTokenizer:
@@ -130,22 +177,25 @@ def _add_tokens(
   backend.add_tokens(added)
 
 
-def _post_processor(
-  metadata: Mapping[str, Any], pre: str, tokens: list[str]
-) -> processors.PostProcessor:
+def _add_beginning(
+  backend: tokenizers.Tokenizer,
+  metadata: Mapping[str, Any],
+  tokens: list[str],
+) -> None:
   """Puts the beginning-of-text token first where the model wants one."""
-  byte_level = processors.ByteLevel(trim_offsets=False)
-  adds = metadata.get("tokenizer.ggml.add_bos_token", pre == "llama-bpe")
+  wants = (
+    metadata["tokenizer.ggml.model"] == "llama"
+    or metadata.get("tokenizer.ggml.pre") == "llama-bpe"
+  )
   first = metadata.get("tokenizer.ggml.bos_token_id")
-  if not adds or first is None:
-    return byte_level
+  if first is None or not metadata.get("tokenizer.ggml.add_bos_token", wants):
+    return
   token = tokens[first]
-  template = processors.TemplateProcessing(
+  backend.post_processor = processors.TemplateProcessing(
     single=f"{token} $A",
     pair=f"{token} $A {token}:1 $B:1",
     special_tokens=[(token, first)],
   )
-  return processors.Sequence([byte_level, template])
 
 
 def _special_tokens(
