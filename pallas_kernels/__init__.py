@@ -1,1 +1,1 @@
-"""Kernels for RL of language models; depends on jax only."""
+"""Accelerator kernels with plain-XLA defaults; depends on jax only."""

@@ -1,0 +1,6 @@
+"""Log-probability of chosen tokens without the [N, V] logits."""
+
+from pallas_kernels.token_logprob.api import token_logprob
+from pallas_kernels.token_logprob.api import TokenLogprob
+
+__all__ = ["TokenLogprob", "token_logprob"]

@@ -1,0 +1,33 @@
+"""The truth: the whole [N, V] matrix, ten obvious lines, plain autodiff."""
+
+import jax
+import jax.numpy as jnp
+
+
+def logprob(hidden, head, targets, scale, *, head_layout="vd", softcap=None):
+  """Returns (logprob, entropy, logsumexp), each [N], from full logits.
+
+  Args:
+    hidden: [N, D].
+    head: [V, D], or [D, V] when head_layout is "dv".
+    targets: [N] ids; an id outside [0, V) counts as logit 0.
+    scale: scalar, the inverse temperature.
+    head_layout: "vd" or "dv".
+    softcap: logits become softcap * tanh(logits / softcap) before the scale.
+  """
+  dtype = jnp.promote_types(hidden.dtype, jnp.float32)
+  head = (head if head_layout == "dv" else head.T).astype(hidden.dtype)
+  precision = "highest" if hidden.dtype == dtype else None
+  logits = jnp.dot(
+    hidden, head, precision=precision, preferred_element_type=dtype
+  )
+  if softcap is not None:
+    logits = softcap * jnp.tanh(logits / softcap)
+  logits = logits * jnp.asarray(scale, dtype)
+  logsumexp = jax.nn.logsumexp(logits, axis=1)
+  inside = (targets >= 0) & (targets < logits.shape[1])
+  index = jnp.where(inside, targets, 0)[:, None]
+  chosen = jnp.take_along_axis(logits, index, axis=1)[:, 0]
+  logprobs = logits - logsumexp[:, None]
+  entropy = -jnp.sum(jnp.exp(logprobs) * logprobs, axis=1)
+  return jnp.where(inside, chosen, 0) - logsumexp, entropy, logsumexp
