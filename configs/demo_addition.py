@@ -1,0 +1,31 @@
+"""SmolLM2-135M learns two-digit addition with DAPO's loss, on a CPU.
+
+  jaxrl train demo_addition
+
+For two CPU cores and 4 GiB of memory, or any accelerator. Few-shot prompts
+("3 + 4 = 7", "21 + 15 = 36", then "x + y ="), at most 6 new tokens, the last
+integer of the first line counts. No KL, no overlong penalty, constant learning
+rate. Greedy accuracy on 500 held-out problems before and after.
+"""
+
+from jaxrl_llm import methods
+from jaxrl_llm.training import experiment
+
+
+def get_config() -> experiment.Experiment:
+  """The demo's experiment."""
+  return experiment.Experiment(
+    name="demo_addition",
+    steps=30,
+    prompts_per_step=8,
+    group_size=8,
+    prompt_length=32,
+    completion_length=6,
+    model=experiment.Model(name="smollm2-135m", dtype="bfloat16"),
+    data=experiment.Data(source="addition", digits=2, few_shot=True),
+    reward=("exact_integer",),
+    method=methods.Dapo(overlong_penalty=0.0),
+    optimizer=experiment.Optimizer(learning_rate=2e-5),
+    evaluation=experiment.Evaluation(examples=500, batch=50),
+    checkpoint=experiment.Checkpoint(every=0, keep=1),
+  )

@@ -1,0 +1,29 @@
+"""A tiny random model on one-digit addition: the whole loop in seconds.
+
+  jaxrl train tiny_addition
+
+For any device, a laptop's CPU too. Two layers of width 64 and a character
+tokenizer; it is here to exercise every part (tests, a first look), not to
+learn arithmetic. The reward for a well-formed answer gives it something to
+learn from random weights.
+"""
+
+from jaxrl_llm.training import experiment
+
+
+def get_config() -> experiment.Experiment:
+  """The smallest experiment."""
+  return experiment.Experiment(
+    name="tiny_addition",
+    steps=8,
+    prompts_per_step=4,
+    group_size=4,
+    prompt_length=32,
+    completion_length=4,
+    model=experiment.Model(name="tiny"),
+    data=experiment.Data(source="addition", digits=1, few_shot=False, size=50),
+    reward=("exact_integer", "length"),
+    optimizer=experiment.Optimizer(learning_rate=1e-3),
+    evaluation=experiment.Evaluation(every=4, examples=16, batch=8),
+    checkpoint=experiment.Checkpoint(every=2),
+  )

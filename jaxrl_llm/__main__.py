@@ -1,0 +1,7 @@
+"""`python -m jaxrl_llm` is `jaxrl`."""
+
+import sys
+
+from jaxrl_llm import cli
+
+sys.exit(cli.main())

@@ -1,0 +1,363 @@
+"""The command line: `jaxrl train | eval | sample | methods`.
+
+A mistake of the person typing ends in one line on stderr and exit code 2.
+JAXRL_DEBUG=1 shows the traceback instead. Heavy imports wait until a command
+needs them.
+"""
+
+from collections.abc import Sequence
+import contextlib
+import dataclasses
+import difflib
+import inspect
+import io
+import os
+import pathlib
+import re
+import sys
+import tempfile
+import textwrap
+import traceback
+from typing import Annotated, Any
+
+import jaxrl_llm
+
+HELP = """\
+usage: jaxrl COMMAND ...
+
+  jaxrl train CONFIG [--resume | --overwrite] [--OPTION VALUE ...]
+      train a language model; everything goes to runs/NAME/
+  jaxrl eval CONFIG [--checkpoint RUN_DIR | --weights FOLDER] [--OPTION ...]
+      accuracy and pass@k on held-out problems
+  jaxrl sample MODEL --prompt TEXT [TEXT ...] [--OPTION VALUE ...]
+      write completions of a model
+  jaxrl methods [NAME]
+      list the methods, or the options of one
+  jaxrl --version
+
+CONFIG is a .py file with get_config(), or the name of a file in configs/.
+`jaxrl train CONFIG --help` lists every option of that config; `--method NAME`
+switches the method, `--method.OPTION VALUE` sets its options.
+JAXRL_DEBUG=1 shows the traceback of an error.
+"""
+
+_PACKAGE = pathlib.Path(__file__).parent
+
+
+def main(args: Sequence[str] | None = None) -> int:
+  """Runs one command; returns the exit code (0 done, 2 a mistake)."""
+  args = list(sys.argv[1:] if args is None else args)
+  try:
+    return _dispatch(args)
+  except BrokenPipeError:  # `jaxrl ... | head`
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 141
+  except (ValueError, TypeError, OSError) as error:
+    if os.environ.get("JAXRL_DEBUG", "0") not in ("", "0"):
+      raise
+    print(f"jaxrl: {_one_line(error)}", file=sys.stderr)
+    return 2
+  except KeyboardInterrupt:
+    print("jaxrl: stopped.", file=sys.stderr)
+    return 130
+
+
+def _dispatch(args: list[str]) -> int:
+  commands = {
+    "train": _train,
+    "eval": _evaluate,
+    "sample": _sample,
+    "methods": _methods,
+  }
+  if not args or args[0] in ("-h", "--help", "help"):
+    print(HELP, end="")
+    return 0
+  if args[0] == "--version":
+    print(jaxrl_llm.__version__)
+    return 0
+  if args[0] not in commands:
+    raise ValueError(
+      f"unknown command {args[0]!r}{_did_you_mean(args[0], commands)};"
+      f" legal: {', '.join(commands)}."
+    )
+  return commands[args[0]](args[1:]) or 0
+
+
+def _train(args: list[str]) -> int:
+  import tyro
+
+  config, rest, name = _read_config("train", args)
+  kind = _flat(type(config))
+
+  @dataclasses.dataclass(frozen=True, kw_only=True)
+  class Train:
+    """Trains a language model; everything goes to RUNS/NAME/."""
+
+    config: kind
+    resume: tyro.conf.FlagCreatePairsOff[bool] = False
+    """continues the run of this name from its newest checkpoint"""
+    overwrite: tyro.conf.FlagCreatePairsOff[bool] = False
+    """deletes what the run of this name has written and starts anew"""
+
+  parsed = _parse(Train, Train(config=config), rest, f"jaxrl train {name}")
+  from jaxrl_llm.training import experiment
+
+  experiment.validate(parsed.config)
+  from jaxrl_llm.training import loop  # slow: after the checks
+
+  try:
+    folder = loop.train(
+      parsed.config, resume=parsed.resume, overwrite=parsed.overwrite
+    )
+  except loop.Stopped as stopped:
+    print(f"jaxrl: {stopped}", file=sys.stderr)
+    return 128 + stopped.signum
+  print(f"{folder / 'report.html'}")
+  return 0
+
+
+def _evaluate(args: list[str]) -> None:
+  config, rest, name = _read_config("eval", args)
+  kind = _flat(type(config))
+
+  @dataclasses.dataclass(frozen=True, kw_only=True)
+  class Evaluate:
+    """Measures accuracy and pass@k on held-out problems."""
+
+    config: kind
+    checkpoint: str | None = None
+    """folder of a run: evaluates its newest checkpoint"""
+    weights: str | None = None
+    """evaluates this model instead of model.name: an alias, folder, hub id or
+    .gguf file"""
+
+  default = Evaluate(config=config)
+  parsed = _parse(Evaluate, default, rest, f"jaxrl eval {name}")
+  if parsed.checkpoint and parsed.weights:
+    raise ValueError("give --checkpoint or --weights, not both.")
+  from jaxrl_llm.training import experiment
+
+  experiment.validate(parsed.config)
+  from jaxrl_llm.training import loop  # slow: after the checks
+
+  result = loop.evaluate(
+    parsed.config, checkpoint=parsed.checkpoint, weights=parsed.weights
+  )
+  for key, value in result.metrics.items():
+    print(f"{key:<16}{value:.4f}" if value % 1 else f"{key:<16}{value:g}")
+
+
+def _sample(args: list[str]) -> None:
+  import tyro
+
+  from jaxrl_llm.training import experiment
+
+  @dataclasses.dataclass(frozen=True, kw_only=True)
+  class Sample:
+    """Writes completions of a model."""
+
+    prompt: tuple[str, ...]
+    """texts to continue"""
+    sampling: _flat(experiment.Sampling) = experiment.Sampling()
+    max_new_tokens: int = 64
+    """longest completion, in tokens"""
+    samples: int = 1
+    """completions of each prompt"""
+    seed: int = 0
+    """of the sampling noise"""
+    chat: tyro.conf.FlagCreatePairsOff[bool] = False
+    """wraps each prompt as a user turn with the model's chat template"""
+
+  model, rest = _first(args, "sample", "MODEL", "smollm2-135m")
+  parsed = _parse(
+    Sample, Sample(prompt=()), rest, f"jaxrl sample {model or 'MODEL'}"
+  )
+  if not parsed.prompt:
+    raise ValueError("--prompt needs at least one text, got none.")
+  for name in ("max_new_tokens", "samples"):
+    if getattr(parsed, name) < 1:
+      raise ValueError(
+        f"--{name.replace('_', '-')} must be at least 1, got"
+        f" {getattr(parsed, name)}."
+      )
+  from jaxrl_llm.training import loop
+
+  completions = loop.sample(
+    model,
+    list(parsed.prompt),
+    sampling=parsed.sampling,
+    max_new_tokens=parsed.max_new_tokens,
+    samples=parsed.samples,
+    seed=parsed.seed,
+    chat=parsed.chat,
+  )
+  for prompt, texts in zip(parsed.prompt, completions, strict=True):
+    for text in texts:
+      print(f"{prompt}{text}" if not parsed.chat else text)
+
+
+def _methods(args: list[str]) -> None:
+  """Prints every method with its sentence, or one with its options."""
+  if args and args[0] in ("-h", "--help"):
+    print("usage: jaxrl methods [NAME]")
+    return
+  from jaxrl_llm import methods
+
+  if not args:
+    for name, kind in methods.METHODS.items():
+      print(f"{name:<12}{_module_doc(kind).splitlines()[0]}")
+    return
+  kind = _method(args[0])
+  print(_module_doc(kind).strip() + "\n")
+  holder = dataclasses.make_dataclass("Options", [("method", kind)])
+  holder.__doc__ = f"Options that go with --method {args[0]}."
+  _parse(holder, None, ["--help"], f"jaxrl train CONFIG --method {args[0]}")
+
+
+def _read_config(command: str, args: list[str]) -> tuple[Any, list[str], str]:
+  """The config of the first argument, with --method applied; and the rest."""
+  name, rest = _first(args, command, "CONFIG", "demo_addition")
+  from jaxrl_llm.training import config_file, experiment
+
+  config = config_file.load(name) if name else experiment.Experiment()
+  chosen, rest = _take(rest, "--method")
+  if chosen is not None:
+    config = dataclasses.replace(config, method=_method(chosen)())
+  return config, rest, name or "CONFIG"
+
+
+def _first(args, command: str, what: str, example: str):
+  """Splits off the one positional argument; "" if help is asked without it."""
+  if args and not args[0].startswith("-"):
+    return args[0], args[1:]
+  if {"-h", "--help"} & set(args):
+    return "", args
+  raise ValueError(
+    f"`jaxrl {command}` needs {what} first, for example"
+    f" `jaxrl {command} {example}`."
+  )
+
+
+def _take(args: list[str], flag: str) -> tuple[str | None, list[str]]:
+  """Takes `flag VALUE` or `flag=VALUE` out; the last one counts."""
+  value, rest, i = None, [], 0
+  while i < len(args):
+    if args[i] == flag:
+      if i + 1 == len(args) or args[i + 1].startswith("--"):
+        raise ValueError(f"{flag} needs a value; see `jaxrl methods`.")
+      value, i = args[i + 1], i + 2
+      continue
+    if args[i].startswith(flag + "="):
+      value = args[i].split("=", 1)[1]
+    else:
+      rest.append(args[i])
+    i += 1
+  return value, rest
+
+
+def _method(name: str) -> type:
+  from jaxrl_llm import methods
+
+  known = methods.METHODS
+  if name not in known:
+    raise ValueError(
+      f"unknown method {name!r}{_did_you_mean(name, known)}; legal:"
+      f" {', '.join(known)}."
+    )
+  return known[name]
+
+
+def _flat(kind: type) -> Any:
+  """The type, with its fields' options at the top level."""
+  import tyro
+
+  return Annotated[kind, tyro.conf.arg(name="")]
+
+
+def _parse(kind: type, default: Any, args: list[str], prog: str) -> Any:
+  """Parses with tyro; its boxed errors become a one-line ValueError."""
+  import tyro
+
+  known = {} if default is None else {"default": default}
+  errors = io.StringIO()
+  try:
+    with contextlib.redirect_stderr(errors):
+      return tyro.cli(kind, args=args, prog=prog, **known)
+  except SystemExit as stop:
+    if stop.code in (0, None):
+      raise
+    raise ValueError(_unboxed(errors.getvalue(), prog, default)) from None
+
+
+def _unboxed(text: str, prog: str, default: Any) -> str:
+  """One line from the sections of tyro's box, with a suggestion."""
+  inside = re.findall(r"^│(.*)│$", text, flags=re.MULTILINE)
+  sections = re.split(r"\n\s*─+\s*\n", "\n".join(inside))
+  message = " ".join((sections[0] if inside else text).split()).rstrip(".")
+  if unknown := re.search(r"Unrecognized options: (--[\w.-]+)", message):
+    message = f"unknown option {unknown[1]}"
+    flat = ("config",) if hasattr(default, "config") else ("sampling",)
+    flags = _flags(default, flat=flat)
+    message += _suggestion(unknown[1], flags)
+  return f"{message} (`{prog} --help` lists the options)"
+
+
+def _suggestion(typed: str, flags: Sequence[str]) -> str:
+  """The nearest option by spelling, by its last part, or by initials."""
+  near = difflib.get_close_matches(typed, flags, 1, 0.75)
+  end = typed.rsplit(".", 1)[-1].lstrip("-")
+  last = {flag.rsplit(".", 1)[-1].lstrip("-"): flag for flag in flags}
+  near += [last[name] for name in difflib.get_close_matches(end, last, 1)]
+  near += [
+    flag
+    for name, flag in last.items()
+    if "".join(word[:1] for word in name.split("-")) == end
+  ]
+  return f"; did you mean {near[0]}?" if near else ""
+
+
+def _flags(options: Any, prefix: str = "--", flat: tuple = ()) -> list[str]:
+  """Every option of nested dataclasses, as it is typed; `flat` adds no name."""
+  flags = []
+  for field in dataclasses.fields(options):
+    value, name = getattr(options, field.name), field.name.replace("_", "-")
+    if not dataclasses.is_dataclass(value):
+      flags.append(prefix + name)
+    else:
+      flags += _flags(value, prefix if name in flat else f"{prefix}{name}.")
+  return flags
+
+
+def _did_you_mean(name: str, known) -> str:
+  near = difflib.get_close_matches(name, list(known), 1)
+  return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def _module_doc(kind: type) -> str:
+  """The docstring of the file that a method is defined in."""
+  return inspect.getdoc(sys.modules[kind.__module__]) or inspect.getdoc(kind)
+
+
+def _one_line(error: Exception) -> str:
+  """The message; one that nobody wrote for a person also gets a traceback file.
+
+  Our own messages come from a `raise` in this package. Anything else (a
+  library's error on bad input, or a bug) is still one line, but the whole
+  story is kept where it can be read.
+  """
+  message = " ".join(str(error).split()) or type(error).__name__
+  frames = traceback.extract_tb(error.__traceback__)
+  last = frames[-1] if frames else None
+  if last is None or (
+    _PACKAGE in pathlib.Path(last.filename).parents
+    and (last.line or "").startswith("raise")
+  ):
+    return message
+  if isinstance(error, OSError) and error.filename:
+    return f"{error.strerror}: {error.filename}"
+  with tempfile.NamedTemporaryFile(
+    "w", prefix="jaxrl_error_", suffix=".txt", delete=False
+  ) as file:
+    traceback.print_exception(error, file=file)
+  message = textwrap.shorten(message, 300, placeholder=" ...")
+  return f"{type(error).__name__}: {message} (traceback in {file.name})"
