@@ -1,0 +1,1 @@
+"""Weights in from Hugging Face folders and GGUF, out to Hugging Face."""
