@@ -1,0 +1,124 @@
+"""A method is a choice for each plug point; nothing more."""
+
+import abc
+from collections.abc import Callable
+import dataclasses
+import functools
+
+import chex
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from jaxrl_llm import types
+from jaxrl_llm.objectives import penalties
+from jaxrl_llm.transforms import chain
+
+# What a method may need the step to compute for it.
+NEEDS = frozenset({"ref_logprobs", "entropy", "hidden"})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Method:
+  """What the train step calls, in this order.
+
+  Attributes:
+    transform: rollout -> rollout with state, on the whole batch.
+    advantage: rollout -> credit [N] or [N, T], on the whole batch.
+    weighting: (mask, weights) -> [N, T], on the whole optimizer batch.
+    objective: (scores, rollout, advantages, weights) -> (sum, metrics), on
+      any piece of it.
+    needs: what the step must compute besides log-probs, out of NEEDS: what
+      nothing needs is never computed.
+  """
+
+  advantage: types.AdvantageFn
+  weighting: types.Weighting
+  objective: types.ObjectiveFn
+  transform: types.RolloutTransform = chain.identity()
+  needs: frozenset[str] = frozenset()
+
+  def __post_init__(self):
+    """Raises ValueError for a need that nothing serves."""
+    unknown = sorted(self.needs - NEEDS)
+    if unknown:
+      raise ValueError(
+        f"needs may hold {', '.join(sorted(NEEDS))}; got {unknown[0]!r}."
+      )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MethodConfig(abc.ABC):
+  """Hyper-parameters of one method, by the names of its paper."""
+
+  @abc.abstractmethod
+  def build(self) -> Method:
+    """Turns hyper-parameters into functions; raises ValueError, one line."""
+
+
+def from_rewards(estimator: Callable, **knobs) -> types.AdvantageFn:
+  """Lifts an estimator over arrays to one over rollouts.
+
+  Args:
+    estimator: (rewards, weights, *, group_size, **knobs) -> [N].
+    **knobs: fixed now.
+  """
+  estimate = functools.partial(estimator, **knobs)
+  return lambda rollout: estimate(
+    rollout.rewards, rollout.weights, group_size=rollout.group_size
+  )
+
+
+def per_token(
+  advantages: Float[Array, "N"] | Float[Array, "N T"],
+  mask: Bool[Array, "N T"],
+) -> Float[Array, "N T"]:
+  """Spreads credit [N] over tokens, leaves [N, T] alone; 0 on padding."""
+  chex.assert_rank(advantages, {1, 2})
+  if advantages.ndim == 1:
+    advantages = advantages[:, None]
+  return jnp.where(mask, advantages, 0.0)
+
+
+# Estimators of the KL to the reference that a method offers as `kl`.
+REFERENCE_KL = {
+  "exact": penalties.reference_kl,
+  "k3": penalties.reference_k3,
+}
+
+
+def regularizers(
+  *, beta: float = 0.0, kl: str = "exact", entropy_coef: float = 0.0
+) -> tuple[tuple[penalties.Penalty, ...], frozenset[str]]:
+  """The two terms that nearly every method can add, and what they need.
+
+  Args:
+    beta: coefficient of the KL to the reference, 0 leaves the term out.
+    kl: a key of REFERENCE_KL.
+    entropy_coef: coefficient of the entropy bonus, 0 leaves it out.
+
+  Returns:
+    Penalties for policy_objective, and their share of `needs`.
+
+  Raises:
+    ValueError: if a coefficient is negative or `kl` is unknown.
+  """
+  for name, value in (("beta", beta), ("entropy_coef", entropy_coef)):
+    if not 0 <= value < float("inf"):
+      raise ValueError(f"{name} must be 0 or more and finite, got {value}.")
+  if kl not in REFERENCE_KL:
+    raise ValueError(
+      f"kl must be one of {', '.join(REFERENCE_KL)}; got {kl!r}."
+    )
+  parts = []
+  if beta:
+    parts.append(penalties.Penalty("reference_kl", beta, REFERENCE_KL[kl]))
+  if entropy_coef:
+    parts.append(
+      penalties.Penalty(
+        "negative_entropy", entropy_coef, penalties.negative_entropy
+      )
+    )
+  needs = {"ref_logprobs"} if beta else set()
+  return tuple(parts), frozenset(
+    needs | ({"entropy"} if entropy_coef else set())
+  )

@@ -1,0 +1,76 @@
+"""DAPO: GRPO with a higher upper clip, a mean over tokens and no KL.
+
+    loss = sum_it [-min(r A, clip(r, 1 - clip_low, 1 + clip_high) A)] / M
+
+with A as in GRPO and M the number of tokens in the groups that are kept.
+
+Against GRPO it changes:
+  transform  drops groups of equal reward, then takes reward, linearly, from a
+             completion that runs into its last `buffer` tokens (off by
+             default: buffer is 0)
+  weighting  every token of the batch counts the same
+  objective  clip_high > clip_low, no KL
+
+Dropped groups are weighed 0 and leave M; sampling others in their place is
+the business of the rollout, not of this file.
+
+Yu et al. 2025, DAPO, arXiv:2503.14476.
+"""
+
+import dataclasses
+import functools
+from typing import Literal
+
+from jaxrl_llm.advantages import group
+from jaxrl_llm.methods import base
+from jaxrl_llm.objectives import policy, surrogates, weighting
+from jaxrl_llm.transforms import chain, filters, shaping
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Dapo(base.MethodConfig):
+  """DAPO; its overlong penalty depends on the task and is off at buffer 0."""
+
+  clip_low: float = 0.2
+  """how far the ratio may fall below 1; (0, 1]"""
+  clip_high: float = 0.28
+  """how far the ratio may rise above 1; positive"""
+  buffer: int = 0
+  """tokens before the limit in which reward is lost (paper: 4096 of 20480);
+  0: no overlong penalty"""
+  max_length: int | None = None
+  """the limit, in tokens; None takes the run's completion_length"""
+  overlong_factor: float = 1.0
+  """reward lost at the limit"""
+  ddof: Literal[0, 1] = 1
+  """std over G - 1 (1, as TRL and verl) or over G (0)"""
+  eps: float = 1e-4
+  """added to the std, in units of reward (TRL 1e-4, verl 1e-6)"""
+
+  def build(self) -> base.Method:
+    """Composes the method."""
+    surrogates.check_clip(self.clip_low, self.clip_high)
+    group.check_std(ddof=self.ddof, eps=self.eps)
+    return base.Method(
+      transform=chain.chain(*self._transforms()),
+      advantage=base.from_rewards(
+        group.group_normalized, ddof=self.ddof, eps=self.eps
+      ),
+      weighting=weighting.token_mean,
+      objective=policy.policy_objective(
+        surrogate=functools.partial(
+          surrogates.clipped_surrogate,
+          clip_low=self.clip_low,
+          clip_high=self.clip_high,
+        ),
+      ),
+    )
+
+  def _transforms(self):
+    yield filters.drop_uniform_groups()
+    if self.buffer:
+      yield shaping.overlong_penalty(
+        buffer=self.buffer,
+        max_length=self.max_length,
+        factor=self.overlong_factor,
+      )

@@ -1,0 +1,33 @@
+"""The list of methods, written by hand, and how one is found by name."""
+
+import difflib
+
+from jaxrl_llm.methods import base
+from jaxrl_llm.methods.dapo import Dapo
+from jaxrl_llm.methods.dr_grpo import DrGrpo
+from jaxrl_llm.methods.grpo import Grpo
+
+METHODS: dict[str, type[base.MethodConfig]] = {
+  "grpo": Grpo,
+  "dr_grpo": DrGrpo,
+  "dapo": Dapo,
+}
+
+
+def get(name: str) -> type[base.MethodConfig]:
+  """The config class of a method.
+
+  Args:
+    name: a key of METHODS.
+
+  Raises:
+    ValueError: one line with the names there are and the nearest of them.
+  """
+  if name in METHODS:
+    return METHODS[name]
+  spelled = str(name).lower().replace("-", "_").replace(".", "").strip()
+  near = difflib.get_close_matches(spelled, METHODS, n=1, cutoff=0.5)
+  hint = f" Did you mean {near[0]!r}?" if near else ""
+  raise ValueError(
+    f"method must be one of {', '.join(METHODS)}; got {name!r}.{hint}"
+  )

@@ -1,0 +1,225 @@
+"""What every method must satisfy, as functions that raise AssertionError.
+
+Call check_method in the test of a method of your own; the tests of this
+project call each check for each row of METHODS.
+"""
+
+from collections.abc import Callable
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrl_llm import types
+from jaxrl_llm.methods import base
+from jaxrl_llm.testing import rollouts
+
+# The widest a float32 sum over a small batch may differ by its order.
+_SUM = {"rtol": 1e-5, "atol": 1e-7}
+
+
+def check_method(method: base.Method) -> None:
+  """Runs every check below on one method."""
+  for check in CHECKS:
+    check(method)
+
+
+def evaluate(
+  method: base.Method,
+  scores: types.Scores,
+  rollout: types.Rollout,
+  *,
+  pieces: int = 1,
+) -> tuple[jax.Array, types.Metrics, types.Scores]:
+  """Loss, metrics and gradient of a method, the batch cut into pieces.
+
+  Args:
+    method: under test.
+    scores: of the policy being trained; entropy and hidden are left out
+      unless the method needs them.
+    rollout: the whole batch; ref_logprobs likewise.
+    pieces: must divide N.
+
+  Returns:
+    (loss, metrics, d loss / d scores), each the sum over the pieces.
+  """
+  scores, rollout = _only_needed(method, scores, rollout)
+  rollout, _ = method.transform.update(rollout, method.transform.init())
+  advantages = base.per_token(method.advantage(rollout), rollout.mask)
+  weights = method.weighting(rollout.mask, rollout.weights)
+
+  def total(scores):
+    tree = (scores, rollout, advantages, weights)
+    parts = [
+      method.objective(*_piece(tree, index, pieces)) for index in range(pieces)
+    ]
+    losses, metrics = zip(*parts, strict=True)
+    return sum(losses), jax.tree.map(lambda *x: sum(x), *metrics)
+
+  (loss, metrics), grads = jax.value_and_grad(total, has_aux=True)(scores)
+  return loss, metrics, grads
+
+
+def padding_is_never_read(method: base.Method) -> None:
+  """inf and NaN outside the mask change no value and no gradient."""
+  rollout = rollouts.make_rollout()
+  scores = rollouts.make_scores(rollout)
+  clean = evaluate(method, scores, rollout)
+  for junk in (jnp.inf, -jnp.inf, jnp.nan):
+    dirty = evaluate(
+      method,
+      scores.replace(
+        logprobs=_spoil(scores.logprobs, rollout.mask, junk),
+        entropy=_spoil(scores.entropy, rollout.mask, junk),
+      ),
+      rollout.replace(
+        old_logprobs=_spoil(rollout.old_logprobs, rollout.mask, junk),
+        ref_logprobs=_spoil(rollout.ref_logprobs, rollout.mask, junk),
+      ),
+    )
+    chex.assert_tree_all_finite(dirty)
+    chex.assert_trees_all_equal(clean, dirty)
+
+
+def pieces_add_up(method: base.Method) -> None:
+  """1, 2 and 8 pieces of the batch give the same loss, metrics, gradient."""
+  rollout = rollouts.make_rollout(group_size=4)
+  scores = rollouts.make_scores(rollout)
+  whole = evaluate(method, scores, rollout)
+  assert _largest(whole[2]) > 1e-3, "the gradient is too small to compare"
+  for pieces in (2, 8):
+    cut = evaluate(method, scores, rollout, pieces=pieces)
+    chex.assert_trees_all_close(whole, cut, **_SUM)
+
+
+def jit_changes_nothing(method: base.Method) -> None:
+  """Compiled and not compiled agree."""
+  rollout = rollouts.make_rollout()
+  scores = rollouts.make_scores(rollout)
+  run = lambda scores, rollout: evaluate(method, scores, rollout)  # noqa: E731
+  plain, compiled = run(scores, rollout), jax.jit(run)(scores, rollout)
+  chex.assert_trees_all_close(plain, compiled, **_SUM)
+
+
+def equal_rewards_teach_nothing(method: base.Method) -> None:
+  """Equal rewards give exactly zero credit, on-policy with pi = ref."""
+  rollout = rollouts.make_rollout(length=5)
+  rollout = rollout.replace(ref_logprobs=rollout.old_logprobs)
+  scores = rollouts.make_scores(rollout, scale=0.0)
+
+  @jax.jit
+  def credit(rewards):
+    start = rollout.replace(rewards=rewards)
+    changed, _ = method.transform.update(start, method.transform.init())
+    return method.advantage(changed)
+
+  for constant in (0.0, 1.0, 0.9, 0.1, -3.3, 1000.7):
+    rewards = jnp.full(rollout.rewards.shape, constant)
+    np.testing.assert_array_equal(credit(rewards), 0.0)
+    start = rollout.replace(rewards=rewards)
+    grads = evaluate(method, scores, start)[2].logprobs
+    np.testing.assert_array_equal(grads, 0.0)
+
+
+def dropped_rows_are_not_seen(method: base.Method) -> None:
+  """Rows of weight 0 give no gradient and are read by nobody."""
+  rollout = rollouts.make_rollout(groups=2, group_size=4)
+  scores = rollouts.make_scores(rollout)
+  dropped = jnp.arange(8) == 5
+  rollout = rollout.replace(weights=jnp.where(dropped, 0.0, 1.0))
+  clean = evaluate(method, scores, rollout)
+  np.testing.assert_array_equal(clean[2].logprobs[5], 0.0)
+  row = dropped[:, None] & jnp.ones_like(rollout.mask)
+  dirty = evaluate(
+    method,
+    scores.replace(
+      logprobs=_spoil(scores.logprobs, ~row, jnp.nan),
+      entropy=_spoil(scores.entropy, ~row, jnp.nan),
+    ),
+    rollout.replace(
+      old_logprobs=_spoil(rollout.old_logprobs, ~row, jnp.nan),
+      ref_logprobs=_spoil(rollout.ref_logprobs, ~row, jnp.nan),
+      rewards=rollout.rewards.at[5].set(7.0),
+    ),
+  )
+  chex.assert_trees_all_equal(clean, dirty)
+
+
+def nothing_left_is_zero(method: base.Method) -> None:
+  """No tokens at all, or no row that counts: 0 and finite."""
+  rollout = rollouts.make_rollout()
+  scores = rollouts.make_scores(rollout)
+  for empty in (
+    rollout.replace(mask=jnp.zeros_like(rollout.mask)),
+    rollout.replace(weights=jnp.zeros_like(rollout.weights)),
+  ):
+    loss, metrics, grads = evaluate(method, scores, empty)
+    chex.assert_tree_all_finite((loss, metrics))
+    assert float(loss) == 0.0, f"loss of an empty batch is {loss}"
+    np.testing.assert_array_equal(grads.logprobs, 0.0)
+
+
+def empty_rows_add_nothing(method: base.Method) -> None:
+  """A row without tokens has no gradient and makes nothing infinite."""
+  rollout = rollouts.make_rollout()
+  rollout = rollout.replace(mask=rollout.mask.at[2].set(False))
+  out = evaluate(method, rollouts.make_scores(rollout), rollout)
+  chex.assert_tree_all_finite(out)
+  np.testing.assert_array_equal(out[2].logprobs[2], 0.0)
+
+
+def rewards_push_the_right_way(method: base.Method) -> None:
+  """On-policy, descent raises the log-probs of the best of each group."""
+  rollout = rollouts.make_rollout()
+  rollout = rollout.replace(ref_logprobs=rollout.old_logprobs)
+  scores = rollouts.make_scores(rollout, scale=0.0)
+  grads = np.asarray(evaluate(method, scores, rollout)[2].logprobs.sum(axis=1))
+  best = np.asarray(rollout.rewards) > 0
+  assert (grads[best] < 0).all(), f"gradients of the best rows: {grads[best]}"
+  assert (grads[~best] > 0).all(), f"gradients of the worst: {grads[~best]}"
+
+
+CHECKS: tuple[Callable[[base.Method], None], ...] = (
+  padding_is_never_read,
+  pieces_add_up,
+  jit_changes_nothing,
+  equal_rewards_teach_nothing,
+  dropped_rows_are_not_seen,
+  nothing_left_is_zero,
+  empty_rows_add_nothing,
+  rewards_push_the_right_way,
+)
+
+
+def _only_needed(method, scores, rollout):
+  """Without what the method does not ask for: `needs` must be honest."""
+  needed = method.needs
+  return (
+    types.Scores(
+      logprobs=scores.logprobs,
+      entropy=scores.entropy if "entropy" in needed else None,
+      hidden=scores.hidden if "hidden" in needed else None,
+    ),
+    rollout if "ref_logprobs" in needed else rollout.replace(ref_logprobs=None),
+  )
+
+
+def _piece(tree, index, pieces):
+  """Rows [index * N / pieces, (index + 1) * N / pieces) of every leaf."""
+
+  def cut(leaf):
+    if leaf.ndim == 0:
+      return leaf
+    size = leaf.shape[0] // pieces
+    return leaf[index * size : (index + 1) * size]
+
+  return jax.tree.map(cut, tree)
+
+
+def _spoil(array, keep, junk):
+  return jnp.where(keep, array, junk)
+
+
+def _largest(tree) -> float:
+  return max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(tree))

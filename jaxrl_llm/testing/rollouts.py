@@ -1,0 +1,113 @@
+"""Small random rollouts and what a scripted policy says about them."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxrl_llm import types
+
+
+def make_rollout(
+  seed: int = 0,
+  *,
+  groups: int = 2,
+  group_size: int = 4,
+  length: int = 6,
+  prompt_length: int = 3,
+  vocab_size: int = 16,
+) -> types.Rollout:
+  """N = groups * group_size completions of different lengths, all fields set.
+
+  Args:
+    seed: of everything random in it.
+    groups: B.
+    group_size: G.
+    length: T, at least 3; no completion is empty, the first is not full.
+    prompt_length: S; the first token of every other prompt is padding.
+    vocab_size: V.
+
+  Returns:
+    A rollout with 0/1 rewards (every group has both), unit weights and
+    ref_logprobs near old_logprobs. Log-probs on padding are 0.
+  """
+  if group_size < 2 or length < 3:
+    raise ValueError(
+      f"make_rollout needs group_size >= 2 and length >= 3, got {group_size}"
+      f" and {length}."
+    )
+  rows = groups * group_size
+  keys = jax.random.split(jax.random.key(seed), 6)
+  lengths = jax.random.randint(keys[0], (rows, 1), 1, length + 1)
+  lengths = lengths.at[0].set(length - 2)
+  mask = jnp.arange(length)[None, :] < lengths
+  old = -jax.random.exponential(keys[1], (rows, length)) - 0.01
+  near = old + 0.1 * jax.random.normal(keys[2], (rows, length))
+  rewards = jax.random.bernoulli(keys[3], shape=(groups, group_size))
+  rewards = rewards.at[:, 0].set(False).at[:, -1].set(True)
+  padded = jnp.arange(rows) // group_size % 2 == 1
+  return types.Rollout(
+    prompts=_repeat(keys[4], groups, group_size, prompt_length, vocab_size),
+    prompt_mask=jnp.arange(prompt_length)[None, :] >= padded[:, None],
+    completions=jax.random.randint(keys[5], (rows, length), 0, vocab_size),
+    mask=mask,
+    old_logprobs=jnp.where(mask, old, 0.0),
+    ref_logprobs=jnp.where(mask, near, 0.0),
+    rewards=rewards.reshape(-1).astype(jnp.float32),
+    weights=jnp.ones(rows),
+    finish_reason=jnp.where(
+      lengths[:, 0] == length, types.FINISH_LENGTH, types.FINISH_STOP
+    ),
+    group_size=group_size,
+  )
+
+
+def make_scores(
+  rollout: types.Rollout, seed: int = 0, *, scale: float = 0.2
+) -> types.Scores:
+  """Scores of a policy a little away from the one that sampled.
+
+  Args:
+    rollout: from make_rollout.
+    seed: of the noise.
+    scale: deviation of log-ratios in nats; 0 is on-policy.
+  """
+  keys = jax.random.split(jax.random.key(seed), 2)
+  noise = scale * jax.random.normal(keys[0], rollout.mask.shape)
+  entropy = jax.random.uniform(keys[1], rollout.mask.shape, maxval=2.0)
+  return types.Scores(
+    logprobs=jnp.where(rollout.mask, rollout.old_logprobs + noise, 0.0),
+    entropy=jnp.where(rollout.mask, entropy, 0.0),
+  )
+
+
+def scripted_score(
+  needs: frozenset[str] = frozenset(),
+) -> Callable[[dict, types.Rollout], types.Scores]:
+  """A score function with one parameter a position, for step and method tests.
+
+    logprobs_it = old_logprobs_it + params["shift"]_t
+    entropy_it  = params["shift"]_t + 1                  (if needed)
+
+  Args:
+    needs: of the method; entropy is None unless named.
+
+  Returns:
+    score(params, rollout) with params {"shift": [T]}.
+  """
+
+  def score(params, rollout):
+    shift: Float[Array, "1 T"] = params["shift"][None, :]
+    entropy = jnp.broadcast_to(shift + 1.0, rollout.mask.shape)
+    return types.Scores(
+      logprobs=jnp.where(rollout.mask, rollout.old_logprobs + shift, 0.0),
+      entropy=entropy if "entropy" in needs else None,
+    )
+
+  return score
+
+
+def _repeat(key, groups, group_size, prompt_length, vocab_size):
+  prompts = jax.random.randint(key, (groups, prompt_length), 0, vocab_size)
+  return jnp.repeat(prompts, group_size, axis=0)

@@ -1,0 +1,68 @@
+"""Rows that are dropped, by weighing them 0: shapes never change."""
+
+import chex
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from jaxrl_llm import types
+from jaxrl_llm.transforms import chain
+
+
+def drop_uniform_groups() -> types.RolloutTransform:
+  """Weighs groups 0 whose counted rewards are all equal (dynamic sampling).
+
+  Such a group has no gradient but would be in the denominator of the loss.
+  Rows already weighed 0 are not looked at. Compares rewards exactly, as they
+  are where the transform stands in a chain.
+
+  References:
+    Yu et al. 2025, arXiv:2503.14476, section 3.2; the refill of the batch
+    belongs to the rollout, not here.
+  """
+
+  def drop(rollout):
+    uniform = uniform_groups(
+      rollout.rewards, rollout.weights, group_size=rollout.group_size
+    )
+    rows = jnp.repeat(uniform, rollout.group_size)
+    return rollout.replace(weights=jnp.where(rows, 0.0, rollout.weights))
+
+  return chain.stateless(drop)
+
+
+def uniform_groups(
+  rewards: Float[Array, "N"],
+  weights: Float[Array, "N"],
+  *,
+  group_size: int,
+) -> Bool[Array, "B"]:
+  """True for groups that teach nothing: at most one distinct counted reward.
+
+  Args:
+    rewards: outcome of each completion, groups contiguous.
+    weights: a row counts where this is positive.
+    group_size: G; must divide N.
+  """
+  chex.assert_equal_shape([rewards, weights])
+  chex.assert_is_divisible(rewards.shape[0], group_size)
+  grouped = rewards.reshape(-1, group_size)
+  counted = weights.reshape(-1, group_size) > 0
+  high = jnp.where(counted, grouped, -jnp.inf).max(axis=1)
+  low = jnp.where(counted, grouped, jnp.inf).min(axis=1)
+  return ~(high > low)
+
+
+def zero_variance_share(
+  rewards: Float[Array, "N"],
+  weights: Float[Array, "N"],
+  *,
+  group_size: int,
+) -> Float[Array, ""]:
+  """Share of groups in [0, 1] that teach nothing: why a loss can be 0.
+
+  Args:
+    rewards: outcome of each completion, groups contiguous.
+    weights: a row counts where this is positive.
+    group_size: G; must divide N.
+  """
+  return uniform_groups(rewards, weights, group_size=group_size).mean()
