@@ -24,7 +24,7 @@ def get_config() -> experiment.Experiment:
     model=experiment.Model(name="smollm2-135m", dtype="bfloat16"),
     data=experiment.Data(source="addition", digits=2, few_shot=True),
     reward=("exact_integer",),
-    method=methods.Dapo(overlong_penalty=0.0),
+    method=methods.Dapo(),
     optimizer=experiment.Optimizer(learning_rate=2e-5),
     evaluation=experiment.Evaluation(examples=500, batch=50),
     checkpoint=experiment.Checkpoint(every=0, keep=1),

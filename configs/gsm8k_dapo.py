@@ -20,5 +20,5 @@ def get_config() -> experiment.Experiment:
   return dataclasses.replace(
     gsm8k_grpo.get_config(),
     name="gsm8k_dapo",
-    method=methods.Dapo(max_length=256, buffer=64),
+    method=methods.Dapo(buffer=64),
   )

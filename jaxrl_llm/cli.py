@@ -9,7 +9,6 @@ from collections.abc import Sequence
 import contextlib
 import dataclasses
 import difflib
-import inspect
 import io
 import os
 import pathlib
@@ -201,17 +200,13 @@ def _methods(args: list[str]) -> None:
   if args and args[0] in ("-h", "--help"):
     print("usage: jaxrl methods [NAME]")
     return
-  from jaxrl_llm import methods
+  from jaxrl_llm.methods import describe
 
-  if not args:
-    for name, kind in methods.METHODS.items():
-      print(f"{name:<12}{_module_doc(kind).splitlines()[0]}")
-    return
-  kind = _method(args[0])
-  print(_module_doc(kind).strip() + "\n")
-  holder = dataclasses.make_dataclass("Options", [("method", kind)])
-  holder.__doc__ = f"Options that go with --method {args[0]}."
-  _parse(holder, None, ["--help"], f"jaxrl train CONFIG --method {args[0]}")
+  if args:
+    print(describe.explain(args[0]))
+    print(f"\nSet them with `--method {args[0]} --method.NAME VALUE`.")
+  else:
+    print(describe.table())
 
 
 def _read_config(command: str, args: list[str]) -> tuple[Any, list[str], str]:
@@ -222,7 +217,9 @@ def _read_config(command: str, args: list[str]) -> tuple[Any, list[str], str]:
   config = config_file.load(name) if name else experiment.Experiment()
   chosen, rest = _take(rest, "--method")
   if chosen is not None:
-    config = dataclasses.replace(config, method=_method(chosen)())
+    from jaxrl_llm import methods
+
+    config = dataclasses.replace(config, method=methods.get(chosen)())
   return config, rest, name or "CONFIG"
 
 
@@ -253,18 +250,6 @@ def _take(args: list[str], flag: str) -> tuple[str | None, list[str]]:
       rest.append(args[i])
     i += 1
   return value, rest
-
-
-def _method(name: str) -> type:
-  from jaxrl_llm import methods
-
-  known = methods.METHODS
-  if name not in known:
-    raise ValueError(
-      f"unknown method {name!r}{_did_you_mean(name, known)}; legal:"
-      f" {', '.join(known)}."
-    )
-  return known[name]
 
 
 def _flat(kind: type) -> Any:
@@ -331,11 +316,6 @@ def _flags(options: Any, prefix: str = "--", flat: tuple = ()) -> list[str]:
 def _did_you_mean(name: str, known) -> str:
   near = difflib.get_close_matches(name, list(known), 1)
   return f" (did you mean {near[0]!r}?)" if near else ""
-
-
-def _module_doc(kind: type) -> str:
-  """The docstring of the file that a method is defined in."""
-  return inspect.getdoc(sys.modules[kind.__module__]) or inspect.getdoc(kind)
 
 
 def _one_line(error: Exception) -> str:
