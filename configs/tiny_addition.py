@@ -4,8 +4,8 @@
 
 For any device, a laptop's CPU too. Two layers of width 64 and a character
 tokenizer; it is here to exercise every part (tests, a first look), not to
-learn arithmetic. The reward for a well-formed answer gives it something to
-learn from random weights.
+learn arithmetic. The second reward, for any digit in the answer, is one that
+random weights can learn from.
 """
 
 from jaxrl_llm.training import experiment
@@ -22,7 +22,7 @@ def get_config() -> experiment.Experiment:
     completion_length=4,
     model=experiment.Model(name="tiny"),
     data=experiment.Data(source="addition", digits=1, few_shot=False, size=50),
-    reward=("exact_integer", "length"),
+    reward=("exact_integer", "format:[0-9]"),
     optimizer=experiment.Optimizer(learning_rate=1e-3),
     evaluation=experiment.Evaluation(every=4, examples=16, batch=8),
     checkpoint=experiment.Checkpoint(every=2),

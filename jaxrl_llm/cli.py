@@ -51,7 +51,7 @@ def main(args: Sequence[str] | None = None) -> int:
   except BrokenPipeError:  # `jaxrl ... | head`
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 141
-  except (ValueError, TypeError, OSError) as error:
+  except (ValueError, TypeError, OSError, ImportError) as error:
     if os.environ.get("JAXRL_DEBUG", "0") not in ("", "0"):
       raise
     print(f"jaxrl: {_one_line(error)}", file=sys.stderr)
