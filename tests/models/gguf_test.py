@@ -3,6 +3,7 @@
 import dataclasses
 
 import gguf as gguf_package
+import jax
 import numpy as np
 import pytest
 
@@ -137,6 +138,24 @@ def test_every_tensor_lands_in_the_tree(tmp_path, family):
       np.testing.assert_array_equal(ours, theirs.T)
       seen += 1
   assert seen == len(stored)
+
+
+@pytest.mark.parametrize("axis", (1, 2))
+def test_shards_are_the_parts_of_the_whole(tmp_path, axis):
+  write(tmp_path / "m.gguf", _LLAMA, kind=Type.Q8_0)
+  _, whole = gguf.load(tmp_path / "m.gguf")
+  mesh = jax.make_mesh((4,), ("x",))
+
+  def place(leaf):
+    names = [None] * leaf.ndim
+    names[min(axis, leaf.ndim - 1)] = "x"
+    spec = jax.sharding.PartitionSpec(*names)
+    return jax.sharding.NamedSharding(mesh, spec)
+
+  wanted = jax.tree.map(place, whole)
+  _, parts = gguf.load(tmp_path / "m.gguf", sharding=wanted)
+  assert jax.tree.map(lambda leaf: leaf.sharding, parts) == wanted
+  jax.tree.map(np.testing.assert_array_equal, whole, parts)
 
 
 @pytest.mark.parametrize("name", "F16 BF16 Q8_0 Q4_0 Q4_1 Q5_0 Q5_1".split())

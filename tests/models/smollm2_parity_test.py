@@ -17,6 +17,15 @@ PROMPTS = (
 )
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _one_torch_thread():
+  """Torch's threads spin beside jax's: on two cores that costs a factor 10."""
+  before = torch.get_num_threads()
+  torch.set_num_threads(1)
+  yield
+  torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def loaded():
   return resolve.load("smollm2-135m")
