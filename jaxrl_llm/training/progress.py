@@ -7,6 +7,7 @@ Where the output is not a terminal (a log file, CI) there are plain lines only.
 from collections import deque
 from collections.abc import Mapping, Sequence
 import math
+import re
 import statistics
 import time
 from typing import Any
@@ -153,8 +154,9 @@ class Progress:
 
   def _warn(self, step: int, text: str | None) -> None:
     """Prints a hint, the same one at most every _REPEAT steps."""
-    if text and step - self._hint_step.get(text, -_REPEAT) >= _REPEAT:
-      self._hint_step[text] = step
+    key = re.sub(r"\d+", "", text or "")  # row numbers make no new message
+    if text and step - self._hint_step.get(key, -_REPEAT) >= _REPEAT:
+      self._hint_step[key] = step
       self._print(f"[yellow]  {rich.markup.escape(text)}[/yellow]")
 
   def _print(self, text: str) -> None:

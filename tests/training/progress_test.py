@@ -112,8 +112,9 @@ def test_a_hint_is_not_repeated_at_each_step():
   assert text.count("why is the loss 0?") == 2
 
 
-def test_messages_of_the_rewards_are_shown_once_in_ten_steps():
-  text = show(terminal=False, steps=9, messages=["timeout in [f]"])
+def test_a_message_of_the_rewards_is_shown_once_in_ten_steps():
+  messages = ["row 3: timeout in [f]", "row 12: timeout in [f]"]
+  text = show(terminal=False, steps=9, messages=messages)
   assert text.count("timeout in [f]") == 1
 
 
