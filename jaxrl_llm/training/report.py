@@ -27,8 +27,8 @@ p.sub, .note { color: #59636e; margin: 0 0 1.2rem; }
   padding: .7rem .9rem; }
 .card b { display: block; font-size: 1.5rem; font-weight: 600; }
 .card span { color: #59636e; font-size: .85rem; display: block; }
-.plots { display: grid; gap: 1rem;
-  grid-template-columns: repeat(auto-fill, minmax(330px, 1fr)); }
+.plots { display: flex; flex-wrap: wrap; gap: 1.2rem 1rem; }
+.plots > div { flex: 0 1 346px; min-width: 280px; }
 .plots svg, .wide svg { width: 100%; height: auto; display: block; }
 table { border-collapse: collapse; width: 100%; font-size: .9rem; }
 th { text-align: left; color: #59636e; font-weight: 600; }
