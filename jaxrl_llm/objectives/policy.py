@@ -48,7 +48,7 @@ def policy_objective(
     for name, coef, term in penalties:
       extra[name] = (weights * term(scores, rollout)).sum()
       loss += coef * extra[name]
-    per_token |= _diagnostics(scores, log_ratio, counted)
+    per_token = per_token | _diagnostics(scores, log_ratio, counted)
     metrics = {name: (weights * x).sum() for name, x in per_token.items()}
     metrics |= extra | {
       "loss": loss,

@@ -1,0 +1,131 @@
+"""The composed objective: metrics, penalties, and PPO's official numbers."""
+
+import pathlib
+
+from absl.testing import parameterized
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrl_llm import types
+from jaxrl_llm.methods import base
+from jaxrl_llm.objectives import penalties, policy, surrogates, weighting
+from jaxrl_llm.testing import golden, rollouts
+
+GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
+
+
+def _setting(weigh=weighting.token_mean):
+  rollout = rollouts.make_rollout()
+  scores = rollouts.make_scores(rollout, scale=0.5)
+  advantages = base.per_token(rollout.rewards - 0.5, rollout.mask)
+  return scores, rollout, advantages, weigh(rollout.mask, rollout.weights)
+
+
+class MetricsTest(chex.TestCase):
+  def test_are_means_over_tokens(self):
+    scores, rollout, advantages, weights = _setting()
+    objective = policy.policy_objective(surrogate=surrogates.clipped_surrogate)
+    loss, metrics = objective(scores, rollout, advantages, weights)
+    mask = np.asarray(rollout.mask)
+    d = np.asarray(scores.logprobs - rollout.old_logprobs)[mask]
+    cut = np.asarray(advantages)[mask]
+    low, high = (np.exp(d) < 0.8) & (cut < 0), (np.exp(d) > 1.2) & (cut > 0)
+    expected = {
+      "approx_kl": (np.exp(d) - 1 - d).mean(),
+      "entropy": np.asarray(scores.entropy)[mask].mean(),
+      "clip_fraction_low": low.mean(),
+      "clip_fraction_high": high.mean(),
+      "clip_fraction": (low | high).mean(),
+      "token_weight": 1.0,
+      "loss": loss,
+      "policy_loss": loss,
+    }
+    self.assertEqual(set(metrics), set(expected))
+    for name, value in expected.items():
+      np.testing.assert_allclose(metrics[name], value, rtol=1e-4, err_msg=name)
+    self.assertGreater(metrics["clip_fraction"], 0.0)
+
+  def test_token_averages_undo_the_scale_of_fixed_length(self):
+    fixed = lambda m, w: weighting.fixed_length(m, w, length=600)  # noqa: E731
+    args = _setting(fixed)
+    scores, rollout = args[:2]
+    objective = policy.policy_objective(surrogate=surrogates.clipped_surrogate)
+    loss, metrics = objective(*args)
+    averages = policy.token_averages(metrics)
+    entropy = np.asarray(scores.entropy)[np.asarray(rollout.mask)].mean()
+    np.testing.assert_allclose(averages["entropy"], entropy, rtol=1e-5)
+    self.assertEqual(float(averages["loss"]), float(loss))
+
+  def test_have_no_gradient(self):
+    scores, rollout, advantages, weights = _setting()
+    objective = policy.policy_objective(surrogate=surrogates.clipped_surrogate)
+
+    def total(scores):
+      _, metrics = objective(scores, rollout, advantages, weights)
+      return sum(metrics.values())
+
+    grads = jax.grad(total)(scores)
+    np.testing.assert_array_equal(grads.logprobs, 0.0)
+
+
+class PenaltiesTest(chex.TestCase):
+  def test_are_added_with_their_coefficient_and_named(self):
+    args = _setting()
+    scores, rollout, _, weights = args
+    plain = policy.policy_objective(surrogate=surrogates.clipped_surrogate)
+    penalised = policy.policy_objective(
+      surrogate=surrogates.clipped_surrogate,
+      penalties=(
+        penalties.Penalty("reference_kl", 0.5, penalties.reference_kl),
+        penalties.Penalty("negative_entropy", 2.0, penalties.negative_entropy),
+      ),
+    )
+    loss, metrics = penalised(*args)
+    kl = (weights * penalties.reference_kl(scores, rollout)).sum()
+    bonus = (weights * scores.entropy).sum()
+    np.testing.assert_allclose(
+      loss, plain(*args)[0] + 0.5 * kl - 2.0 * bonus, rtol=1e-5
+    )
+    np.testing.assert_allclose(metrics["reference_kl"], kl, rtol=1e-6)
+    np.testing.assert_allclose(metrics["policy_loss"], plain(*args)[0])
+
+
+class GoldenTest(chex.TestCase):
+  """verl's PPO loss, where its dual clip is not reached."""
+
+  @parameterized.parameters(*golden.load(GOLDEN / "clip_verl.json"))
+  def test_verl(self, case):
+    mask = case.array("mask") > 0
+    rows, length = mask.shape
+    rollout = rollouts.make_rollout(length=length).replace(
+      mask=mask, old_logprobs=case.array("old_logprobs"), ref_logprobs=None
+    )
+    advantages = base.per_token(case.array("advantages"), mask)
+    weights = self._weights(case.params["loss_agg_mode"], mask)
+    clip = {name: case.params[name] for name in ("clip_low", "clip_high")}
+    objective = policy.policy_objective(
+      surrogate=lambda r, a: surrogates.clipped_surrogate(r, a, **clip)
+    )
+
+    def loss(logprobs):
+      scores = types.Scores(logprobs=logprobs)
+      return objective(scores, rollout, advantages, weights)[0]
+
+    value, grad = jax.value_and_grad(loss)(case.array("logprobs"))
+    golden.assert_close(value, case.outputs["loss"])
+    golden.assert_close(grad, case.outputs["grad_logprobs"])
+
+  def _weights(self, mode, mask):
+    ones = jnp.ones(mask.shape[0])
+    by_row = weighting.fixed_length(mask, ones, length=1, count_empty_rows=False)
+    return {
+      "token-mean": weighting.token_mean(mask, ones),
+      "token-sum": mask.astype(jnp.float32),
+      "seq-mean-token-sum": by_row,
+      "seq-mean-token-sum-norm": by_row / mask.shape[1],
+      "seq-mean-token-mean": weighting.sequence_mean(
+        mask, ones, count_empty_rows=False
+      ),
+    }[mode]
