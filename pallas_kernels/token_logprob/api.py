@@ -5,8 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from pallas_kernels.token_logprob import reference
-from pallas_kernels.token_logprob import xla
+from pallas_kernels.token_logprob import reference, xla
 
 
 class TokenLogprob(NamedTuple):
