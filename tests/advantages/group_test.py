@@ -72,9 +72,9 @@ class PropertiesTest(chex.TestCase):
   @parameterized.product(ddof=(0, 1), ones=(1, 3, 7))
   def test_binary_rewards_have_the_known_advantage(self, ddof, ones):
     rewards = (jnp.arange(8) < ones).astype(jnp.float32)
-    actual = group.group_normalized(
-      rewards, group_size=8, ddof=ddof, eps=1e-9
-    )[0]
+    actual = group.group_normalized(rewards, group_size=8, ddof=ddof, eps=1e-9)[
+      0
+    ]
     p = ones / 8
     expected = np.sqrt((1 - p) / p * (7 / 8 if ddof else 1.0))
     self.assertAlmostEqual(float(actual), expected, places=5)
@@ -88,11 +88,13 @@ class EqualRewardsTest(chex.TestCase):
   )
   def test_give_exactly_zero_for_any_constant(self, estimator, size):
     rng = np.random.default_rng(size)
-    constants = np.concatenate([
-      rng.uniform(-2, 2, 3000),
-      rng.uniform(-1, 1, 1000) * 10.0 ** rng.integers(-30, 30, 1000),
-      [0.1, 0.9, 1 / 3, 1000.7, -1e30, 1e-38],
-    ]).astype(np.float32)
+    constants = np.concatenate(
+      [
+        rng.uniform(-2, 2, 3000),
+        rng.uniform(-1, 1, 1000) * 10.0 ** rng.integers(-30, 30, 1000),
+        [0.1, 0.9, 1 / 3, 1000.7, -1e30, 1e-38],
+      ]
+    ).astype(np.float32)
     rewards = jnp.asarray(np.repeat(constants, size))
     run = jax.jit(estimator, static_argnames="group_size")
     np.testing.assert_array_equal(run(rewards, group_size=size), 0.0)

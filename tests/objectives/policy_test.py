@@ -119,7 +119,9 @@ class GoldenTest(chex.TestCase):
 
   def _weights(self, mode, mask):
     ones = jnp.ones(mask.shape[0])
-    by_row = weighting.fixed_length(mask, ones, length=1, count_empty_rows=False)
+    by_row = weighting.fixed_length(
+      mask, ones, length=1, count_empty_rows=False
+    )
     return {
       "token-mean": weighting.token_mean(mask, ones),
       "token-sum": mask.astype(jnp.float32),

@@ -1,0 +1,137 @@
+"""Configs: refused hyper-parameters, needs, names, descriptions."""
+
+import dataclasses
+
+from absl.testing import parameterized
+import chex
+import jax.numpy as jnp
+
+from jaxrl_llm import methods, types
+from jaxrl_llm.methods import base, describe
+from jaxrl_llm.objectives import weighting
+
+NAN = float("nan")
+each_method = parameterized.parameters(*methods.METHODS)
+
+
+class BuildTest(chex.TestCase):
+  @parameterized.parameters(
+    (methods.Grpo(clip_low=0.0), "clip_low"),
+    (methods.Grpo(clip_high=-0.2), "clip_high"),
+    (methods.Grpo(beta=-0.1), "beta"),
+    (methods.Grpo(beta=NAN), "beta"),
+    (methods.Grpo(kl="k4"), "kl must be one of exact, k3"),
+    (methods.Grpo(entropy_coef=-1.0), "entropy_coef"),
+    (methods.Grpo(ddof=2), "ddof"),
+    (methods.Grpo(eps=0.0), "eps"),
+    (methods.DrGrpo(clip_low=2.0), "clip_low"),
+    (methods.DrGrpo(beta=float("inf")), "beta"),
+    (methods.DrGrpo(max_length=0), "max_length"),
+    (methods.Dapo(clip_high=0.0), "clip_high"),
+    (methods.Dapo(buffer=-1), "buffer"),
+    (methods.Dapo(buffer=20, max_length=10), "buffer"),
+    (methods.Dapo(buffer=1, overlong_factor=-1.0), "factor"),
+    (methods.Dapo(eps=NAN), "eps"),
+  )
+  def test_a_bad_hyper_parameter_is_one_clear_line(self, config, message):
+    with self.assertRaisesRegex(ValueError, message) as caught:
+      config.build()
+    self.assertNotIn("\n", str(caught.exception))
+
+  @parameterized.parameters(
+    (methods.Grpo(), {"ref_logprobs"}),
+    (methods.Grpo(beta=0.0), set()),
+    (methods.Grpo(entropy_coef=0.1), {"ref_logprobs", "entropy"}),
+    (methods.DrGrpo(), set()),
+    (methods.DrGrpo(beta=0.1), {"ref_logprobs"}),
+    (methods.Dapo(), set()),
+  )
+  def test_needs_only_what_is_used(self, config, needs):
+    self.assertEqual(config.build().needs, needs)
+
+  def test_an_unknown_need_is_refused(self):
+    with self.assertRaisesRegex(ValueError, "'logits'"):
+      base.Method(
+        advantage=lambda rollout: rollout.rewards,
+        weighting=weighting.token_mean,
+        objective=lambda *args: (jnp.zeros(()), {}),
+        needs=frozenset({"logits"}),
+      )
+
+  def test_a_config_without_build_cannot_be_made(self):
+    with self.assertRaises(TypeError):
+      base.MethodConfig()
+
+  @each_method
+  def test_parts_obey_the_protocols(self, name):
+    method = methods.METHODS[name]().build()
+    self.assertIsInstance(method.transform, types.RolloutTransform)
+    for part in (method.advantage, method.weighting, method.objective):
+      self.assertTrue(callable(part))
+
+  @each_method
+  def test_configs_are_frozen_keyword_only_and_hashable(self, name):
+    config = methods.METHODS[name]
+    self.assertEqual(hash(config()), hash(config()))
+    self.assertTrue(all(f.kw_only for f in dataclasses.fields(config)))
+    with self.assertRaises(dataclasses.FrozenInstanceError):
+      config().clip_low = 0.1
+
+
+class NamesTest(chex.TestCase):
+  @each_method
+  def test_a_name_finds_its_config(self, name):
+    self.assertIs(methods.get(name), methods.METHODS[name])
+
+  @parameterized.parameters(
+    ("grop", "grpo"),
+    ("Dr.GRPO", "dr_grpo"),
+    ("dr-grpo", "dr_grpo"),
+    ("DAPO", "dapo"),
+    ("dpao", "dapo"),
+  )
+  def test_a_misspelt_name_gets_the_nearest(self, spelled, meant):
+    with self.assertRaisesRegex(ValueError, f"Did you mean '{meant}'"):
+      methods.get(spelled)
+
+  def test_a_strange_name_gets_the_list(self):
+    with self.assertRaises(ValueError) as caught:
+      methods.get("zzz")
+    self.assertIn("grpo, dr_grpo, dapo", str(caught.exception))
+    self.assertNotIn("Did you mean", str(caught.exception))
+
+
+class DescribeTest(chex.TestCase):
+  @each_method
+  def test_every_file_says_what_a_reader_looks_for(self, name):
+    item = describe.describe(name)
+    self.assertRegex(item.paper, r"^\d{4}\.\d{5}$")
+    self.assertTrue(item.summary.endswith("."))
+    self.assertEqual(bool(item.changes), name != "grpo")
+    for field in item.fields:
+      self.assertTrue(field.help, f"{name}.{field.name} has no docstring")
+
+  @each_method
+  def test_explain_holds_equation_needs_and_defaults(self, name):
+    text = describe.explain(name)
+    for part in ("loss =", "arXiv:", "Needs", "clip_low = 0.2"):
+      self.assertIn(part, text)
+
+  def test_the_table_has_a_line_for_each(self):
+    lines = describe.table().splitlines()
+    self.assertLen(lines, 1 + len(methods.METHODS))
+    for name, line in zip(methods.METHODS, lines[1:], strict=True):
+      self.assertTrue(line.startswith(f"{name} "))
+
+  def test_changes_are_read_from_the_file(self):
+    changes = describe.describe("dapo").changes
+    self.assertEqual(changes, ("transform", "weighting", "objective"))
+
+  def test_the_page_has_every_method(self):
+    page = describe.markdown()
+    for name in methods.METHODS:
+      self.assertIn(f"| `{name}` |", page)
+
+  def test_an_unknown_name_is_refused(self):
+    with self.assertRaisesRegex(ValueError, "Did you mean 'grpo'"):
+      describe.explain("grp")

@@ -1,0 +1,76 @@
+"""What every method must satisfy: a new method is tested by its row."""
+
+import dataclasses
+
+from absl.testing import parameterized
+import chex
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrl_llm import methods
+from jaxrl_llm.testing import contract, rollouts
+
+# Besides its defaults, each method with everything that it can switch on.
+VARIANTS = {name: config() for name, config in methods.METHODS.items()} | {
+  "grpo_k3_entropy": methods.Grpo(kl="k3", entropy_coef=0.01, ddof=0),
+  "grpo_no_reference": methods.Grpo(beta=0.0, clip_high=0.28),
+  "dr_grpo_reference": methods.DrGrpo(beta=0.1, max_length=10),
+  "dapo_overlong": methods.Dapo(buffer=2, overlong_factor=0.5),
+}
+
+
+class MethodContractTest(chex.TestCase):
+  @parameterized.named_parameters(
+    (f"{name}_{check.__name__}", config, check)
+    for name, config in VARIANTS.items()
+    for check in contract.CHECKS
+  )
+  def test(self, config, check):
+    check(config.build())
+
+
+class DifferencesTest(chex.TestCase):
+  """What tells the three apart, seen in numbers."""
+
+  def _gradient(self, config, rollout):
+    scores = rollouts.make_scores(rollout, scale=0.0)
+    return np.asarray(
+      contract.evaluate(config.build(), scores, rollout)[2].logprobs
+    )
+
+  def test_dapo_gives_every_token_of_a_row_and_of_its_sibling_one_share(self):
+    rollout = rollouts.make_rollout()
+    grad = self._gradient(methods.Dapo(), rollout)
+    mask = np.asarray(rollout.mask)
+    rewarded = np.asarray(rollout.rewards)[:4] == 1
+    same = grad[:4][rewarded][mask[:4][rewarded]]
+    np.testing.assert_allclose(same, same[0], rtol=1e-5)
+
+  def test_grpo_gives_every_row_one_share(self):
+    rollout = rollouts.make_rollout()
+    grad = self._gradient(methods.Grpo(beta=0.0), rollout).sum(axis=1)
+    rewarded = np.asarray(rollout.rewards)[:4] == 1
+    np.testing.assert_allclose(
+      grad[:4][rewarded], grad[:4][rewarded][0], rtol=1e-5
+    )
+
+  def test_dr_grpo_is_linear_in_the_reward(self):
+    rollout = rollouts.make_rollout()
+    triple = rollout.replace(rewards=3.0 * rollout.rewards)
+    config = methods.DrGrpo()
+    np.testing.assert_allclose(
+      self._gradient(config, triple),
+      3.0 * self._gradient(config, rollout),
+      rtol=1e-5,
+    )
+
+  def test_dapo_leaves_uniform_groups_out_of_the_denominator(self):
+    rollout = rollouts.make_rollout(groups=2, group_size=4)
+    rewards = rollout.rewards.at[4:].set(1.0)
+    both = self._gradient(methods.Dapo(), rollout.replace(rewards=rewards))
+    only = rollouts.make_rollout(groups=2, group_size=4)
+    first = dataclasses.replace(
+      only, weights=jnp.where(jnp.arange(8) < 4, 1.0, 0.0)
+    )
+    np.testing.assert_array_equal(both, self._gradient(methods.Dapo(), first))
+    self.assertGreater(np.abs(both[:4]).max(), 0.0)
