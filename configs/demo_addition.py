@@ -19,7 +19,7 @@ def get_config() -> experiment.Experiment:
     steps=30,
     prompts_per_step=8,
     group_size=8,
-    prompt_length=32,
+    prompt_length=26,  # every prompt has exactly this many tokens
     completion_length=6,
     model=experiment.Model(name="smollm2-135m", dtype="bfloat16"),
     data=experiment.Data(source="addition", digits=2, few_shot=True),
