@@ -37,12 +37,16 @@ def place_rows(tree: Any, mesh: Mesh | None) -> Any:
     return jax.device_put(leaf, NamedSharding(mesh, spec))
 
   if mesh is None:
-    return jax.tree.map(jax.device_put, tree)
+    return replicate(tree, None)
   return jax.tree.map(place, tree)
 
 
 def replicate(tree: Any, mesh: Mesh | None) -> Any:
-  """Puts every leaf whole on each device of the mesh."""
+  """Puts every leaf whole on each device of the mesh.
+
+  Always a committed placement, also on one device: the outputs of a compiled
+  step are committed, and jit would trace a second time for the difference.
+  """
   if mesh is None:
-    return tree
+    return jax.device_put(tree, jax.devices()[0])
   return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))

@@ -63,7 +63,7 @@ def token_uniforms(
 
 def make_generate(
     model: api.LanguageModel,
-    draw: sampling.DrawFn,
+    draw: sampling.Rule,
     *,
     length: int,
     group_size: int,

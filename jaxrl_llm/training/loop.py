@@ -162,20 +162,30 @@ class _Trainer:
     config = self._run.config
     if self._first == 0:
       self.evaluate(0)
-    with concurrent.futures.ThreadPoolExecutor(1) as thread:
-      compiling = thread.submit(self._compile)
-      for step in range(self._first, config.steps):
-        self._one_step(step, compiling)
-        done = step + 1
-        last = done == config.steps
-        every = config.evaluation.every
-        if last or every and done % every == 0:
-          self.evaluate(done)
-        every = config.checkpoint.every
-        if last or self._signal or every and done % every == 0:
-          self.save(done)
-        if self._signal and not last:
-          raise Stopped(self._signal, done, self._folder)
+    example = meshes.place_rows(
+        example_rollout(
+            config.prompts_per_step,
+            config.group_size,
+            config.prompt_length,
+            config.completion_length,
+        ),
+        self._run.mesh,
+    )
+    compiling = compile_ahead(
+        self._run.train_step, self._state, example, self._reference
+    )
+    for step in range(self._first, config.steps):
+      self._one_step(step, compiling)
+      done = step + 1
+      last = done == config.steps
+      every = config.evaluation.every
+      if last or every and done % every == 0:
+        self.evaluate(done)
+      every = config.checkpoint.every
+      if last or self._signal or every and done % every == 0:
+        self.save(done)
+      if self._signal and not last:
+        raise Stopped(self._signal, done, self._folder)
     if config.export:
       self._display.say(f"exporting to {self._folder / 'export'}")
       export(self._run, self._state.params, self._folder / "export")
@@ -205,30 +215,6 @@ class _Trainer:
     )
     self._display.update(step + 1, metrics, messages=scored.messages)
 
-  def _compile(self):
-    """Compiles the train step while the first rollout is being made."""
-    rollout = meshes.place_rows(self._example(), self._run.mesh)
-    arguments = (self._state, rollout, self._reference)
-    return self._run.train_step.lower(*arguments).compile()
-
-  def _example(self) -> types.Rollout:
-    config = self._run.config
-    rows = config.prompts_per_step * config.group_size
-    prompts = (rows, config.prompt_length)
-    shape = (rows, config.completion_length)
-    return types.Rollout(
-        prompts=np.zeros(prompts, np.int32),
-        prompt_mask=np.zeros(prompts, bool),
-        completions=np.zeros(shape, np.int32),
-        mask=np.zeros(shape, bool),
-        old_logprobs=np.zeros(shape, np.float32),
-        rewards=np.zeros(rows, np.float32),
-        weights=np.zeros(rows, np.float32),
-        finish_reason=np.zeros(rows, np.int32),
-        extras={"behaviour_logprobs": np.zeros(shape, np.float32)},
-        group_size=config.group_size,
-    )
-
   def evaluate(self, step: int):
     """Accuracy on held-out problems, written and shown."""
     result = held_out(
@@ -236,6 +222,42 @@ class _Trainer:
     )
     self._writer.evaluation(step, result.metrics, result.rows)
     self._display.evaluation(step, result.metrics)
+
+
+def compile_ahead(
+    train_step: Any, state: states.TrainState, rollout: types.Rollout, reference
+) -> concurrent.futures.Future:
+  """Compiles a jitted train step in a thread, beside the first rollout."""
+  shapes = jax.tree.map(_shape_of, (state, rollout, reference))
+  thread = concurrent.futures.ThreadPoolExecutor(1)
+  future = thread.submit(lambda: train_step.lower(*shapes).compile())
+  thread.shutdown(wait=False)
+  return future
+
+
+def _shape_of(leaf):
+  sharding = getattr(leaf, "sharding", None)
+  return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def example_rollout(
+    prompts: int, group_size: int, prompt_length: int, completion_length: int
+) -> types.Rollout:
+  """Arrays of the shapes that Samples.rollout makes; zeros."""
+  rows = prompts * group_size
+  prompt, shape = (rows, prompt_length), (rows, completion_length)
+  return types.Rollout(
+      prompts=np.zeros(prompt, np.int32),
+      prompt_mask=np.zeros(prompt, bool),
+      completions=np.zeros(shape, np.int32),
+      mask=np.zeros(shape, bool),
+      old_logprobs=np.zeros(shape, np.float32),
+      rewards=np.zeros(rows, np.float32),
+      weights=np.zeros(rows, np.float32),
+      finish_reason=np.zeros(rows, np.int32),
+      extras={"behaviour_logprobs": np.zeros(shape, np.float32)},
+      group_size=group_size,
+  )
 
 
 class _Clock:
@@ -268,7 +290,7 @@ def sample_metrics(samples: collect.Samples, scored) -> dict[str, float]:
   scorable = np.isfinite(rewards)
   known = rewards[scorable] if scorable.any() else np.zeros(1)
   groups = rewards.reshape(-1, samples.group_size)
-  uniform = [np.ptp(g[np.isfinite(g)], initial=0.0) == 0 for g in _known(groups)]
+  uniform = [len(set(group[np.isfinite(group)])) < 2 for group in groups]
   out = samples.generation
   lengths = out.mask.sum(axis=1)
   finished = out.finish_reason == types.FINISH_STOP
@@ -287,10 +309,6 @@ def sample_metrics(samples: collect.Samples, scored) -> dict[str, float]:
           if np.isfinite(values).any()
       },
   }
-
-
-def _known(groups: np.ndarray):
-  return [g[np.isfinite(g)] - g[np.isfinite(g)][:1].sum() for g in groups]
 
 
 def sample_rows(

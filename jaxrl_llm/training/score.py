@@ -41,7 +41,7 @@ def make_score(
     rows, length, width = hidden.shape
     out = token_logprob.token_logprob(
         hidden.reshape(rows * length, width),
-        model.head(params).astype(model.dtype),
+        model.head(params),
         rollout.completions.reshape(-1),
         inv_temperature=1.0 / temperature,
         softcap=model.config.final_softcap,
