@@ -15,7 +15,7 @@ def get_config() -> experiment.Experiment:
   """The smallest experiment."""
   return experiment.Experiment(
     name="tiny_addition",
-    steps=8,
+    steps=20,
     prompts_per_step=4,
     group_size=4,
     prompt_length=32,
@@ -23,7 +23,7 @@ def get_config() -> experiment.Experiment:
     model=experiment.Model(name="tiny"),
     data=experiment.Data(source="addition", digits=1, few_shot=False, size=50),
     reward=("exact_integer", "format:[0-9]"),
-    optimizer=experiment.Optimizer(learning_rate=1e-3),
-    evaluation=experiment.Evaluation(every=4, examples=16, batch=8),
-    checkpoint=experiment.Checkpoint(every=2),
+    optimizer=experiment.Optimizer(learning_rate=5e-3),
+    evaluation=experiment.Evaluation(every=10, examples=16, batch=8),
+    checkpoint=experiment.Checkpoint(every=5),
   )

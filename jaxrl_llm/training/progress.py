@@ -231,7 +231,10 @@ def _why_zero(metrics: Mapping[str, Any]) -> str:
       " prompt, a higher temperature or a larger group_size would help."
     )
   if reward >= 1:
-    return f"{start} (all are right): the task is solved; take harder problems."
+    return (
+      f"{start} ({reward:g}): if that is the most there is the task is"
+      " solved; take harder problems."
+    )
   return (
     f"{start}: raise sampling.temperature or group_size, or give a reward"
     " that tells completions apart."

@@ -89,7 +89,7 @@ def test_the_first_step_does_not_count_for_the_time_left():
   ("metrics", "answer"),
   [
     ({"zero_variance": 1.0, "reward": 0.0}, "none is right"),
-    ({"zero_variance": 1.0, "reward": 1.0}, "all are right"),
+    ({"zero_variance": 1.0, "reward": 1.0}, "the task is solved"),
     ({"zero_variance": 1.0, "reward": 0.4}, "tells completions apart"),
     ({"grad_norm": math.nan}, "gradient is nan"),
     ({"unscorable": 1.0, "zero_variance": 1.0}, "no completion could be"),
