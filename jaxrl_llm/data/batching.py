@@ -6,6 +6,10 @@ from typing import Any, Self
 
 from jaxrl_llm.data import sources
 
+# Problems before the iterator ends. Grain's own endless repetition overflows
+# its length for a batch of one.
+_ENDLESS = 2**48
+
 # Problems that are read to tell one data set from another.
 _SAMPLED = 64
 
@@ -22,7 +26,7 @@ class Batches(Iterator[list[sources.Problem]]):
     dataset = (
       grain.MapDataset.source(problems)
       .shuffle(seed=seed)
-      .repeat(None)
+      .repeat(max(1, _ENDLESS // len(problems)))
       .batch(batch_size, batch_fn=list)
     )
     # Records are small: threads that read ahead would only cost memory.

@@ -17,7 +17,7 @@ MAX_DIGITS = 9
 # Countdown: how many numbers a problem has, and draws without a new problem
 # after which a space counts as used up.
 _COUNTS = (3, 4)
-_PATIENCE = 2000
+_PATIENCE = 300
 
 _SHOTS = {
   "addition": "3 + 4 = 7\n21 + 15 = 36\n",

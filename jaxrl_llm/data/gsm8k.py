@@ -60,8 +60,9 @@ def load(path: str = "", *, split: str = "train", cache: str = "") -> Problems:
       downloads once into its data folder.
     split: "train" or "test"; without path also "train_socratic" and
       "test_socratic".
-    cache: folder for what is built from path; empty: jaxrl_llm in
-      $XDG_CACHE_HOME or ~/.cache. Changed files are built anew.
+    cache: folder for the records; empty: for what is built from path,
+      jaxrl_llm in $XDG_CACHE_HOME or ~/.cache (changed files are built anew),
+      for what is downloaded, tensorflow-datasets' own default.
 
   Raises:
     FileNotFoundError: the folder or the split's file is not there.
@@ -69,7 +70,7 @@ def load(path: str = "", *, split: str = "train", cache: str = "") -> Problems:
     ConnectionError: the download failed.
   """
   if not path:
-    return Problems(_downloaded(split))
+    return Problems(_downloaded(split, cache))
   sources.check_split(split, SPLITS, source="gsm8k with data.path")
   files = _local_files(pathlib.Path(path), split)
   return Problems(_built(files, _cache(cache)).as_data_source(split=split))
@@ -133,14 +134,16 @@ def _builder(files: dict[str, pathlib.Path], folder: pathlib.Path) -> Any:
   )
 
 
-def _downloaded(split: str) -> Sequence[dict[str, Any]]:
+def _downloaded(split: str, cache: str) -> Sequence[dict[str, Any]]:
   """Data source of tensorflow-datasets' own gsm8k."""
   import tensorflow_datasets as tfds
   import tensorflow_datasets.text.gsm8k  # noqa: F401  registers the builder
 
   socratic = tuple(f"{name}_socratic" for name in SPLITS)
   sources.check_split(split, SPLITS + socratic, source="gsm8k")
-  builder = tfds.builder("gsm8k", file_format="array_record")
+  builder = tfds.builder(
+    "gsm8k", data_dir=cache or None, file_format="array_record"
+  )
   if not builder.is_prepared():
     _reach(builder.info.homepage)
     _prepare(builder)

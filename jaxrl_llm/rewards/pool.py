@@ -142,7 +142,8 @@ class RewardPool:
 
   def _revive(self) -> None:
     for each in self._processes:
-      if each.connection is None:
+      if each.gone:
+        each.kill()
         each.start()
 
   def _dispatch(self, texts: Sequence[tuple]) -> list[worker.Row]:

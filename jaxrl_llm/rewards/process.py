@@ -67,6 +67,13 @@ class Process:
     return self._ready and not self.rows
 
   @property
+  def gone(self) -> bool:
+    """Whether it was never started, was killed, or ended while it was idle."""
+    if self._child is None:
+      return True
+    return self.idle and self._child.poll() is not None
+
+  @property
   def waited_for(self) -> bool:
     """Whether a message should come from it."""
     return self.connection is not None and not self.idle

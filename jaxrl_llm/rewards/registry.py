@@ -98,5 +98,5 @@ def labels(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _suggestion(head: str) -> str:
-  near = difflib.get_close_matches(head, [*_PLAIN, *_WITH_ARGUMENT], 1)
+  near = difflib.get_close_matches(head, [*_PLAIN, *_WITH_ARGUMENT], 1, 0.5)
   return f"; did you mean {near[0]!r}?" if near else "."
