@@ -47,19 +47,7 @@ class Decoder:
 
   def init(self, key: jax.Array) -> api.Params:
     """Random float32 parameters: std fan_in^-1/2, embedding and head 0.02."""
-    config = self.config
-    shape = (config.vocab_size, config.width)
-    embed_key, block_key, head_key = jax.random.split(key, 3)
-    params = {
-      "embed": 0.02 * jax.random.normal(embed_key, shape),
-      "layers": jax.vmap(self._init_block)(
-        jax.random.split(block_key, config.depth)
-      ),
-      "final_norm": jnp.full((config.width,), 1.0 - self.norm_offset),
-    }
-    if not config.tied:
-      params["head"] = 0.02 * jax.random.normal(head_key, shape)
-    return params
+    return jax.jit(self._random)(key)
 
   def apply(self, params, tokens, positions, cache):
     """See api.LanguageModel; the hidden states have the dtype `dtype`."""
@@ -93,6 +81,21 @@ class Decoder:
   def head(self, params):
     """The output matrix [V, D]; the embedding when tied."""
     return params["embed"] if self.config.tied else params["head"]
+
+  def _random(self, key):
+    config = self.config
+    shape = (config.vocab_size, config.width)
+    embed_key, block_key, head_key = jax.random.split(key, 3)
+    params = {
+      "embed": 0.02 * jax.random.normal(embed_key, shape),
+      "layers": jax.vmap(self._init_block)(
+        jax.random.split(block_key, config.depth)
+      ),
+      "final_norm": jnp.full((config.width,), 1.0 - self.norm_offset),
+    }
+    if not config.tied:
+      params["head"] = 0.02 * jax.random.normal(head_key, shape)
+    return params
 
   def _init_block(self, key):
     half = self.config.head_dim // 2

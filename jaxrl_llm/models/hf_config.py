@@ -1,7 +1,5 @@
 """config.json of a Hugging Face folder to ModelConfig and back.
 
-transformers 5 keeps rotary settings in `rope_parameters`, 4 in `rope_theta`,
-`rope_scaling` and `rope_local_base_freq`; both are read and both are written.
 Whatever would change the mathematics and is not supported is refused.
 """
 
@@ -9,7 +7,7 @@ from collections.abc import Mapping
 import math
 from typing import Any
 
-from jaxrl_llm.models import api, families
+from jaxrl_llm.models import api, families, hf_rope
 
 _ARCHITECTURES = {
   "llama": "LlamaForCausalLM",
@@ -90,32 +88,27 @@ def from_hf(config: Mapping[str, Any]) -> api.ModelConfig:
     key: value for key, value in config.items() if value is not None
   }
   _refuse(config, family)
-  heads, width = (
-    _get(config, "num_attention_heads"),
-    _get(config, "hidden_size"),
-  )
-  full, local = _rope(config, family)
+  heads = _count(config, "num_attention_heads")
+  width = _count(config, "hidden_size")
   windows = _layer_windows(config, family)
   found = api.ModelConfig(
     family=family,
-    vocab_size=_get(config, "vocab_size"),
+    vocab_size=_count(config, "vocab_size"),
     width=width,
-    depth=_get(config, "num_hidden_layers"),
+    depth=_count(config, "num_hidden_layers"),
     heads=heads,
     kv_heads=config.get("num_key_value_heads", heads),
     head_dim=config.get("head_dim", width // heads),
-    mlp_width=_get(config, "intermediate_size"),
+    mlp_width=_count(config, "intermediate_size"),
     activation=_activation(config),
     norm_eps=float(config.get("rms_norm_eps", 1e-6)),
     tied=bool(config.get("tie_word_embeddings", False)),
-    rope_theta=_theta(full, config),
-    rope_theta_local=local,
-    rope_scaling=_scaling(full, config),
     qkv_bias=family == "qwen2",
     qk_norm=family in ("qwen3", "gemma3"),
     window=config["sliding_window"] if any(windows) else None,
     layer_windows=windows if any(windows) else (),
-    max_positions=config["max_position_embeddings"],
+    max_positions=_count(config, "max_position_embeddings"),
+    **hf_rope.read(config, family),
     **(_gemma(config) if family.startswith("gemma") else {}),
   )
   families.validate(found)
@@ -134,8 +127,8 @@ def to_hf(
   Raises:
     ValueError: one line: this family cannot say it in Hugging Face's words.
   """
+  _check_sayable(config)
   family = config.family
-  gemma = family.startswith("gemma")
   activation = {"silu": "silu", "gelu_tanh": "gelu_pytorch_tanh"}
   found: dict[str, Any] = {
     "architectures": [_ARCHITECTURES[family]],
@@ -153,9 +146,13 @@ def to_hf(
     "tie_word_embeddings": config.tied,
     "attention_bias": False,
     "attention_dropout": 0.0,
+    # Or transformers assumes ids that mean something else here.
+    "bos_token_id": None,
+    "eos_token_id": None,
+    "pad_token_id": None,
   }
-  found |= _windows_to_hf(config) | _rope_to_hf(config)
-  if gemma:
+  found |= _windows_to_hf(config) | hf_rope.write(config)
+  if family.startswith("gemma"):
     scale = config.query_scale or config.head_dim**-0.5
     found |= {
       "hidden_activation": found["hidden_act"],
@@ -163,7 +160,6 @@ def to_hf(
       "attn_logit_softcapping": config.attention_softcap,
       "final_logit_softcapping": config.final_softcap,
     }
-  _check_sayable(config)
   return found | dict(extra or {})
 
 
@@ -178,9 +174,14 @@ def _family(config):
   return family
 
 
-def _get(config, key):
+def _count(config, key):
   if key not in config:
     raise ValueError(f"config.json has no {key}; download it anew.")
+  if not isinstance(config[key], int) or config[key] < 1:
+    raise ValueError(
+      f"config.json has {key} = {config[key]!r}; it must be a whole number"
+      " above 0."
+    )
   return config[key]
 
 
@@ -193,13 +194,6 @@ def _refuse(config, family):
       raise ValueError(
         f"config.json has {key} = {config[key]!r}, which is not supported;"
         f" legal: {values[0]!r}."
-      )
-  if family == "qwen2" and "head_dim" in config:
-    derived = config["hidden_size"] // config["num_attention_heads"]
-    if config["head_dim"] != derived:
-      raise ValueError(
-        f"config.json has head_dim = {config['head_dim']}; a qwen2 model has"
-        f" hidden_size / num_attention_heads = {derived}."
       )
 
 
@@ -223,7 +217,7 @@ def _gemma(config):
 
 
 def _layer_windows(config, family):
-  depth = _get(config, "num_hidden_layers")
+  depth = _count(config, "num_hidden_layers")
   if family == "llama" or "sliding_window" not in config:
     return ()
   if family.startswith("qwen") and not config.get("use_sliding_window"):
@@ -251,69 +245,6 @@ def _from_layer_types(names):
   return tuple(name == "sliding_attention" for name in names)
 
 
-def _rope(config, family):
-  """Settings of global layers, and the base of Gemma 3's sliding ones."""
-  settings = config.get("rope_parameters", {})
-  old = config.get("rope_scaling") or {}
-  if family != "gemma3":
-    if "full_attention" in settings:  # one rule for each type of layer
-      settings = settings["full_attention"]
-    return settings | old, None
-  sliding = settings.get("sliding_attention") or {}
-  if sliding.get("rope_type", "default") != "default":
-    raise ValueError(
-      "config.json stretches the rotary positions of sliding layers"
-      f" ({sliding['rope_type']!r}); legal: default."
-    )
-  local = sliding.get("rope_theta", config["rope_local_base_freq"])
-  return (settings.get("full_attention") or {}) | old, float(local)
-
-
-def _theta(rope, config):
-  return float(rope.get("rope_theta", config.get("rope_theta", 10_000.0)))
-
-
-def _scaling(rope, config):
-  kind = rope.get("rope_type", rope.get("type", "default"))
-  if kind == "default":
-    return None
-  legal = ("default", "linear", "llama3", "yarn")
-  if kind not in legal:
-    raise ValueError(
-      f"config.json has the rotary scaling {kind!r}; legal: {', '.join(legal)}."
-    )
-  positions = config["max_position_embeddings"]
-  original = rope.get("original_max_position_embeddings") or positions
-  fields: dict[str, Any] = {}
-  if kind == "llama3":
-    fields["low_freq_factor"] = float(_get(rope, "low_freq_factor"))
-    fields["high_freq_factor"] = float(_get(rope, "high_freq_factor"))
-  if kind == "yarn":
-    fields = _yarn(rope)
-  factor = rope.get("factor") or positions / original
-  return api.RopeScaling(
-    kind=kind,
-    factor=float(factor),
-    original_positions=int(original),
-    **fields,
-  )
-
-
-def _yarn(rope):
-  if not rope.get("truncate", True):
-    raise ValueError("config.json has yarn with truncate = False; legal: True.")
-  attention = rope.get("attention_factor")
-  mscale, all_dims = rope.get("mscale"), rope.get("mscale_all_dim")
-  if attention is None and mscale and all_dims:
-    stretch = 0.1 * math.log(max(rope["factor"], 1.0))
-    attention = (mscale * stretch + 1.0) / (all_dims * stretch + 1.0)
-  return {
-    "beta_fast": float(rope.get("beta_fast") or 32),
-    "beta_slow": float(rope.get("beta_slow") or 1),
-    "attention_factor": attention,
-  }
-
-
 def _windows_to_hf(config):
   found: dict[str, Any] = {"sliding_window": config.window}
   if config.family == "llama":
@@ -331,60 +262,29 @@ def _windows_to_hf(config):
   return found
 
 
-def _rope_to_hf(config):
-  scaling = config.rope_scaling
-  rope: dict[str, Any] = {"rope_type": "default"}
-  if scaling is not None:
-    rope = {"rope_type": scaling.kind, "factor": scaling.factor}
-    if scaling.kind != "linear":
-      rope["original_max_position_embeddings"] = scaling.original_positions
-    if scaling.kind == "llama3":
-      rope["low_freq_factor"] = scaling.low_freq_factor
-      rope["high_freq_factor"] = scaling.high_freq_factor
-    if scaling.kind == "yarn":
-      rope["beta_fast"], rope["beta_slow"] = (
-        scaling.beta_fast,
-        scaling.beta_slow,
-      )
-      if scaling.attention_factor is not None:
-        rope["attention_factor"] = scaling.attention_factor
-  full = rope | {"rope_theta": config.rope_theta}
-  found: dict[str, Any] = {
-    "rope_theta": config.rope_theta,
-    "rope_scaling": None if scaling is None else dict(rope),
-    "rope_parameters": full,
-  }
-  if config.family == "gemma3":
-    local = config.rope_theta_local or config.rope_theta
-    found["rope_local_base_freq"] = local
-    found["rope_parameters"] = {
-      "full_attention": full,
-      "sliding_attention": {"rope_type": "default", "rope_theta": local},
-    }
-  return found
-
-
 def _check_sayable(config):
-  family = config.family
-  slides = config.layer_windows
+  """Raises ValueError if the family's config.json has no word for a field."""
+  family, slides = config.family, config.layer_windows
   gemma = family.startswith("gemma")
-  wrong = None
-  if any(slides) and (
-    family == "llama" or (family == "mistral" and not all(slides))
-  ):
-    wrong = "layer_windows"
-  if config.qkv_bias != (family == "qwen2"):
-    wrong = "qkv_bias"
-  if config.qk_norm != (family in ("qwen3", "gemma3")):
-    wrong = "qk_norm"
-  if config.rope_theta_local is not None and family != "gemma3":
-    wrong = "rope_theta_local"
-  if not gemma and (
-    config.attention_softcap or config.final_softcap or config.query_scale
-  ):
-    wrong = "attention_softcap, final_softcap or query_scale"
-  if wrong:
-    raise ValueError(
-      f"{wrong} = {getattr(config, wrong.split(',')[0], None)} cannot be"
-      f" written as a Hugging Face {family} config; choose another family."
-    )
+  legal = {
+    "qkv_bias": config.qkv_bias == (family == "qwen2"),
+    "qk_norm": config.qk_norm == (family in ("qwen3", "gemma3")),
+    "rope_theta_local": family == "gemma3" or config.rope_theta_local is None,
+    "layer_windows": not any(slides)
+    or family not in ("llama", "mistral")
+    or (family == "mistral" and all(slides)),
+    "attention_softcap": gemma or config.attention_softcap is None,
+    "final_softcap": gemma or config.final_softcap is None,
+    "query_scale": config.query_scale is None
+    or (gemma and _is_whole(config.query_scale**-2)),
+  }
+  for name, fits in legal.items():
+    if not fits:
+      raise ValueError(
+        f"{name} = {getattr(config, name)} cannot be written as a Hugging Face"
+        f" {family} config; choose another family."
+      )
+
+
+def _is_whole(value):
+  return math.isclose(value, round(value), rel_tol=1e-6)

@@ -6,8 +6,8 @@ of the products and of the keys and values (sums are float32, see linear.py).
 
 import chex
 from flax import linen as nn
-from jax.ad_checkpoint import checkpoint_name
 import jax
+from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
