@@ -84,9 +84,9 @@ def from_hf(config: Mapping[str, Any]) -> api.ModelConfig:
   family = _family(config)
   if "text_config" in config:
     config = {"tie_word_embeddings": True} | dict(config["text_config"])
-  config = _DEFAULTS[family] | {
-    key: value for key, value in config.items() if value is not None
-  }
+  # A null overrides the default and then counts as absent.
+  config = _DEFAULTS[family] | dict(config)
+  config = {key: value for key, value in config.items() if value is not None}
   _refuse(config, family)
   heads = _count(config, "num_attention_heads")
   width = _count(config, "hidden_size")
@@ -208,7 +208,8 @@ def _activation(config):
 
 
 def _gemma(config):
-  scalar, dim = config["query_pre_attn_scalar"], config["head_dim"]
+  scalar = _count(config, "query_pre_attn_scalar")
+  dim = _count(config, "head_dim")
   return {
     "query_scale": None if scalar == dim else float(scalar) ** -0.5,
     "attention_softcap": config.get("attn_logit_softcapping"),

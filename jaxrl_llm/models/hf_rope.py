@@ -80,7 +80,9 @@ def _settings(config, family):
       "config.json stretches the rotary positions of sliding layers"
       f" ({sliding['rope_type']!r}); legal: default."
     )
-  local = sliding.get("rope_theta", config["rope_local_base_freq"])
+  local = sliding.get(
+    "rope_theta", config.get("rope_local_base_freq", 10_000.0)
+  )
   return (settings.get("full_attention") or {}) | old, float(local)
 
 
