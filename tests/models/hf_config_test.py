@@ -126,6 +126,14 @@ def test_mistral_without_a_window_has_none():
   assert found.window is None
 
 
+def test_null_softcap_of_gemma2_is_none():
+  gemma = GEMMA["text_config"] | {"model_type": "gemma2", "rope_scaling": None}
+  found = hf_config.from_hf(gemma)
+  assert (found.attention_softcap, found.final_softcap) == (50.0, 30.0)
+  found = hf_config.from_hf(gemma | {"attn_logit_softcapping": None})
+  assert (found.attention_softcap, found.final_softcap) == (None, 30.0)
+
+
 @pytest.mark.parametrize("source", (LLAMA, GEMMA, QWEN))
 def test_written_config_is_read_back(source):
   config = hf_config.from_hf(source)

@@ -172,12 +172,7 @@ def test_multimodal_names_are_found(tmp_path):
   params = write(tmp_path, _GEMMA)
   path = tmp_path / "model.safetensors"
   tensors = safetensors.numpy.load_file(path)
-  tensors = {
-    f"language_{k.replace('.', '.', 1)}": v for k, v in tensors.items()
-  }
-  tensors = {
-    k.replace("language_", "language_model."): v for k, v in tensors.items()
-  }
+  tensors = {f"language_model.{k}": v for k, v in tensors.items()}
   tensors["vision_tower.patch.weight"] = np.ones((2, 2), np.float32)
   safetensors.numpy.save_file(tensors, path)
   _assert_same(hf.load(tmp_path)[1], params)
