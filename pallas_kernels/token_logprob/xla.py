@@ -29,8 +29,8 @@ import jax
 from jax.experimental import layout
 import jax.numpy as jnp
 
-_TILE = {"cpu": 3 * 2**20, "default": 2**25}  # entries of an [N, chunk] tile
-_LIMITS = {"cpu": (256, 4096), "default": (512, 8192)}
+_TILE = {"cpu": 2**20, "default": 2**25}  # entries of an [N, chunk] tile
+_LIMITS = {"cpu": (512, 4096), "default": (512, 8192)}
 
 
 class Spec(NamedTuple):
@@ -50,7 +50,7 @@ class Spec(NamedTuple):
 
 
 def chunk_size(tokens: int, vocab: int, platform: str = "default") -> int:
-  """Vocabulary entries at a time: a tile of ~12 MB on "cpu", else 128 MB.
+  """Vocabulary entries at a time: a tile of ~4 MB on "cpu", else 128 MB.
 
   Prefers a divisor of the vocabulary near that size, so that no ragged tail
   has to be compiled.
