@@ -137,9 +137,9 @@ def _evaluate(args: list[str]) -> None:
   from jaxrl_llm.training import experiment
 
   experiment.validate(parsed.config)
-  from jaxrl_llm.training import loop  # slow: after the checks
+  from jaxrl_llm.training import inference  # slow: after the checks
 
-  result = loop.evaluate(
+  result = inference.evaluate(
     parsed.config, checkpoint=parsed.checkpoint, weights=parsed.weights
   )
   for key, value in result.metrics.items():
@@ -179,9 +179,9 @@ def _sample(args: list[str]) -> None:
         f"--{name.replace('_', '-')} must be at least 1, got"
         f" {getattr(parsed, name)}."
       )
-  from jaxrl_llm.training import loop
+  from jaxrl_llm.training import inference
 
-  completions = loop.sample(
+  completions = inference.sample(
     model,
     list(parsed.prompt),
     sampling=parsed.sampling,

@@ -71,10 +71,10 @@ class Reward(Protocol):
   """Text to numbers, on the host. NaN says "this row cannot be scored"."""
 
   def __call__(
-      self,
-      prompts: Sequence[str],
-      completions: Sequence[str],
-      answers: Sequence[Any],
+    self,
+    prompts: Sequence[str],
+    completions: Sequence[str],
+    answers: Sequence[Any],
   ) -> np.ndarray | dict[str, np.ndarray]:
     """Returns float [N], or {name: [N]} for component rewards."""
 
@@ -84,7 +84,7 @@ class AdvantageFn(Protocol):
   """Reward to credit."""
 
   def __call__(
-      self, rollout: Rollout
+    self, rollout: Rollout
   ) -> Float[Array, "N"] | Float[Array, "N T"]:
     """Returns credit per completion or per token."""
 
@@ -94,7 +94,7 @@ class Weighting(Protocol):
   """How much each token counts; made once per step from the whole batch."""
 
   def __call__(
-      self, mask: Bool[Array, "N T"], weights: Float[Array, "N"]
+    self, mask: Bool[Array, "N T"], weights: Float[Array, "N"]
   ) -> Float[Array, "N T"]:
     """Returns token weights; the loss is sum(weights * token_loss)."""
 
@@ -104,11 +104,11 @@ class ObjectiveFn(Protocol):
   """Credit to scalar."""
 
   def __call__(
-      self,
-      scores: Scores,
-      rollout: Rollout,
-      advantages: Float[Array, "N T"],
-      weights: Float[Array, "N T"],
+    self,
+    scores: Scores,
+    rollout: Rollout,
+    advantages: Float[Array, "N T"],
+    weights: Float[Array, "N T"],
   ) -> tuple[Float[Array, ""], Metrics]:
     """Returns the sum to minimise and sums to log (they add over batches)."""
 

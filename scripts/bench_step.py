@@ -23,7 +23,7 @@ def parse() -> argparse.Namespace:
   """The arguments; sizes as in the output."""
   p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
   whole = lambda name, default, text="": p.add_argument(  # noqa: E731
-      f"--{name}", type=int, default=default, help=text
+    f"--{name}", type=int, default=default, help=text
   )
   whole("prompts", 4, "prompts per step")
   whole("group", 4, "completions per prompt")
@@ -42,9 +42,7 @@ def parse() -> argparse.Namespace:
   p.add_argument("--lr", type=float, default=1e-4)
   whole("micro", 0, "prompts per training micro-batch; 0: all")
   p.add_argument("--remat", default="none", choices=["none", "dots", "full"])
-  p.add_argument(
-      "--dtype", default="float32", choices=["float32", "bfloat16"]
-  )
+  p.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
   p.add_argument("--eos", action="store_true", help="completions end early")
   p.add_argument("--learn", action="store_true", help="reward: even tokens")
   p.add_argument("--untied", action="store_true", help="separate output head")
@@ -83,43 +81,41 @@ def build(args):
   from jaxrl_llm.training import experiment, score, setup, state, step
 
   config = api.ModelConfig(
-      family="qwen3",
-      vocab_size=args.vocab,
-      width=args.dim,
-      depth=args.layers,
-      heads=args.heads,
-      kv_heads=args.kv_heads or max(1, args.heads // 2),
-      head_dim=args.head_dim or args.dim // args.heads,
-      mlp_width=args.ffn or 3 * args.dim,
-      norm_eps=1e-6,
-      tied=not args.untied,
-      rope_theta=1_000_000.0,
-      qk_norm=True,
+    family="qwen3",
+    vocab_size=args.vocab,
+    width=args.dim,
+    depth=args.layers,
+    heads=args.heads,
+    kv_heads=args.kv_heads or max(1, args.heads // 2),
+    head_dim=args.head_dim or args.dim // args.heads,
+    mlp_width=args.ffn or 3 * args.dim,
+    norm_eps=1e-6,
+    tied=not args.untied,
+    rope_theta=1_000_000.0,
+    qk_norm=True,
   )
-  model = families.build(
-      config, dtype=jnp.dtype(args.dtype), remat=args.remat
-  )
+  model = families.build(config, dtype=jnp.dtype(args.dtype), remat=args.remat)
   method = methods.Grpo(beta=args.beta).build()
   optimizer = optax.adamw(args.lr)
   train_step = step.make_train_step(
-      score.make_score(model, needs=method.needs | {"entropy"}),
-      method,
-      optimizer,
-      micro_batches=args.prompts // (args.micro or args.prompts),
+    score.make_score(model, needs=method.needs | {"entropy"}),
+    method,
+    optimizer,
+    micro_batches=args.prompts // (args.micro or args.prompts),
   )
   params = jax.jit(model.init)(jax.random.key(0))
   collector = setup.make_collector(
-      model,
-      IntTokenizer(args.vocab, 2 if args.eos else args.vocab + 7),
-      experiment.Sampling(),
-      prompt_length=args.prompt_len,
-      completion_length=args.completion_len,
-      group_size=args.group,
-      key=jax.random.key(1),
+    model,
+    IntTokenizer(args.vocab, 2 if args.eos else args.vocab + 7),
+    experiment.Sampling(),
+    prompt_length=args.prompt_len,
+    completion_length=args.completion_len,
+    group_size=args.group,
+    key=jax.random.key(1),
   )
-  first = jax.jit(
-      lambda params: state.init_state(params, method, optimizer)
-  )(params)
+  first = jax.jit(lambda params: state.init_state(params, method, optimizer))(
+    params
+  )
   return params, collector, jax.jit(train_step, donate_argnums=0), first
 
 
@@ -138,19 +134,19 @@ def main():
   args = parse()
   os.environ.setdefault("JAX_PLATFORMS", "cpu")
   start = time.perf_counter()
-  import jax
   import floors
+  import jax
   import numpy as np
 
   from jaxrl_llm.data import sources
-  from jaxrl_llm.training import loop
+  from jaxrl_llm.training import ahead
 
   import_seconds = time.perf_counter() - start
   params, collector, train_step, state = build(args)
   reference = params if args.beta else None
   size = sum(leaf.size for leaf in jax.tree.leaves(params))
-  shapes = loop.example_rollout(
-      args.prompts, args.group, args.prompt_len, args.completion_len
+  shapes = ahead.example_rollout(
+    args.prompts, args.group, args.prompt_len, args.completion_len
   )
   rng = np.random.default_rng(0)
   laps = {name: [] for name in ("rollout", "train", "wall", "tokens")}
@@ -159,18 +155,18 @@ def main():
   for index in range(args.steps):
     words = rng.integers(3, args.vocab, (args.prompts, args.prompt_len - 1))
     problems = [
-        sources.Problem(id=i, prompt=" ".join(map(str, row)), answer="0")
-        for i, row in enumerate(words)
+      sources.Problem(id=i, prompt=" ".join(map(str, row)), answer="0")
+      for i, row in enumerate(words)
     ]
     t0 = time.perf_counter()
     if compiled is None:
-      compiled = loop.compile_ahead(train_step, state, shapes, reference)
+      compiled = ahead.compile_ahead(train_step, state, shapes, reference)
     samples = collector(state.params, problems, index)
     t1 = time.perf_counter()
     reward = rewards(args, samples.texts)
     t2 = time.perf_counter()
     state, metrics = compiled.result()(
-        state, samples.rollout(reward), reference
+      state, samples.rollout(reward), reference
     )
     jax.block_until_ready((state, metrics))
     t3 = time.perf_counter()
@@ -190,44 +186,44 @@ def summary(args, laps, means, size, import_seconds):
 
   middle = lambda xs: round(statistics.median(xs[args.warmup :]), 5)  # noqa: E731
   best = lambda xs: round(min(xs[args.warmup :]), 5)  # noqa: E731
-  total, rollout, train = (middle(laps[k]) for k in ("wall", "rollout", "train"))
+  total, rollout, train = (
+    middle(laps[k]) for k in ("wall", "rollout", "train")
+  )
   rows = args.prompts * args.group
   sizes = "prompts group prompt_len completion_len layers dim heads vocab steps"
   return {
-      "system": "jaxrl_llm",
-      "jax": jax.__version__,
-      "backend": jax.default_backend(),
-      "devices": 1,
-      "params": size,
-      "sizes": {
-          k: getattr(args, k)
-          for k in (sizes + " warmup beta micro remat dtype").split()
-      },
-      "seconds_per_step": total,
-      "rollout_s": rollout,
-      "ref_s": 0.0,  # the reference's forward is part of the train program
-      "train_s": train,
-      "other_s": round(total - rollout - train, 5),
-      "best": {
-          "seconds_per_step": best(laps["wall"]),
-          "rollout_s": best(laps["rollout"]),
-          "ref_s": 0.0,
-          "train_s": best(laps["train"]),
-      },
-      "gen_tokens_per_step": middle(laps["tokens"]),
-      "gen_tokens_per_s": round(middle(laps["tokens"]) / rollout, 1),
-      "train_tokens_per_s": round(
-          rows * (args.prompt_len + args.completion_len) / train, 1
-      ),
-      "peak_rss_mib": round(
-          resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-      ),
-      "first_step_s": round(laps["wall"][0], 3),
-      "import_s": round(import_seconds, 2),
-      "all_steps_s": [round(x, 4) for x in laps["wall"]],
-      "mean_reward": [
-          round(x, 4) for x in (means if args.learn else means[-1:])
-      ],
+    "system": "jaxrl_llm",
+    "jax": jax.__version__,
+    "backend": jax.default_backend(),
+    "devices": 1,
+    "params": size,
+    "sizes": {
+      k: getattr(args, k)
+      for k in (sizes + " warmup beta micro remat dtype").split()
+    },
+    "seconds_per_step": total,
+    "rollout_s": rollout,
+    "ref_s": 0.0,  # the reference's forward is part of the train program
+    "train_s": train,
+    "other_s": round(total - rollout - train, 5),
+    "best": {
+      "seconds_per_step": best(laps["wall"]),
+      "rollout_s": best(laps["rollout"]),
+      "ref_s": 0.0,
+      "train_s": best(laps["train"]),
+    },
+    "gen_tokens_per_step": middle(laps["tokens"]),
+    "gen_tokens_per_s": round(middle(laps["tokens"]) / rollout, 1),
+    "train_tokens_per_s": round(
+      rows * (args.prompt_len + args.completion_len) / train, 1
+    ),
+    "peak_rss_mib": round(
+      resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    ),
+    "first_step_s": round(laps["wall"][0], 3),
+    "import_s": round(import_seconds, 2),
+    "all_steps_s": [round(x, 4) for x in laps["wall"]],
+    "mean_reward": [round(x, 4) for x in (means if args.learn else means[-1:])],
   }
 
 

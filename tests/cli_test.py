@@ -42,10 +42,13 @@ def calls(monkeypatch):
     return [[" one", " two"]] * len(prompts)
 
   loop = types.ModuleType("jaxrl_llm.training.loop")
-  loop.train, loop.evaluate, loop.sample = train, evaluate, sample
-  loop.Stopped = Stopped
-  monkeypatch.setitem(sys.modules, loop.__name__, loop)
-  monkeypatch.setattr(training_room, "loop", loop, raising=False)
+  loop.train, loop.Stopped = train, Stopped
+  inference = types.ModuleType("jaxrl_llm.training.inference")
+  inference.evaluate, inference.sample = evaluate, sample
+  for module in (loop, inference):
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    short = module.__name__.rpartition(".")[2]
+    monkeypatch.setattr(training_room, short, module, raising=False)
   return seen
 
 

@@ -39,13 +39,7 @@ def encode_prompts(
     ValueError: one line: a prompt has more than S tokens or none, the template
       has no {prompt}, or the tokenizer has no chat template.
   """
-  if FIELD not in template:
-    raise ValueError(f"data.template must contain {FIELD}, got {template!r}.")
-  texts = [template.replace(FIELD, problem.prompt) for problem in problems]
-  if chat:
-    texts = [
-      tokenizer.chat([{"role": "user", "content": text}]) for text in texts
-    ]
+  texts = write_prompts(problems, tokenizer, template=template, chat=chat)
   tokens = np.full((len(problems), length), tokenizer.pad_id, np.int32)
   mask = np.zeros((len(problems), length), bool)
   for row, (problem, text) in enumerate(zip(problems, texts, strict=True)):
@@ -54,6 +48,22 @@ def encode_prompts(
     tokens[row, length - len(ids) :] = ids
     mask[row, length - len(ids) :] = True
   return tokens, mask, texts
+
+
+def write_prompts(
+  problems: Sequence[sources.Problem],
+  tokenizer: "tokenizers.Tokenizer",
+  *,
+  template: str = FIELD,
+  chat: bool = False,
+) -> list[str]:
+  """The texts that are tokenised; arguments as in encode_prompts."""
+  if FIELD not in template:
+    raise ValueError(f"data.template must contain {FIELD}, got {template!r}.")
+  texts = [template.replace(FIELD, problem.prompt) for problem in problems]
+  if not chat:
+    return texts
+  return [tokenizer.chat([{"role": "user", "content": t}]) for t in texts]
 
 
 def _check_count(problem: sources.Problem, count: int, length: int) -> None:

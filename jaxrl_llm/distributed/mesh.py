@@ -9,7 +9,7 @@ import numpy as np
 
 
 def data_mesh(
-    rows: int, devices: Sequence[jax.Device] | None = None
+  rows: int, devices: Sequence[jax.Device] | None = None
 ) -> Mesh | None:
   """A one-axis mesh "data" over as many devices as divide `rows`.
 
@@ -24,9 +24,7 @@ def data_mesh(
   count = max(n for n in range(1, len(devices) + 1) if rows % n == 0)
   if count == 1:
     return None
-  return Mesh(
-      np.array(devices[:count]), ("data",), axis_types=(AxisType.Auto,)
-  )
+  return Mesh(np.array(devices[:count]), ("data",), axis_types=(AxisType.Auto,))
 
 
 def place_rows(tree: Any, mesh: Mesh | None) -> Any:

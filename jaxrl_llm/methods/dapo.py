@@ -35,6 +35,9 @@ class Dapo(base.MethodConfig):
   """how far the ratio may fall below 1; (0, 1]"""
   clip_high: float = 0.28
   """how far the ratio may rise above 1; positive"""
+  filter_groups: bool = True
+  """gives groups of equal reward weight 0; False keeps their tokens in M (as
+  TRL's loss_type "dapo")"""
   buffer: int = 0
   """tokens before the limit in which reward is lost (paper: 4096 of 20480);
   0: no overlong penalty"""
@@ -67,7 +70,8 @@ class Dapo(base.MethodConfig):
     )
 
   def _transforms(self):
-    yield filters.drop_uniform_groups()
+    if self.filter_groups:
+      yield filters.drop_uniform_groups()
     if self.buffer:
       yield shaping.overlong_penalty(
         buffer=self.buffer,

@@ -105,15 +105,15 @@ class Cache(Protocol):
     """A pytree with leading axis [depth], scanned along with the blocks."""
 
   def attend(
-      self,
-      layer: Any,
-      q: Float[Array, "R L H d"],
-      k: Float[Array, "R L K d"],
-      v: Float[Array, "R L K d"],
-      *,
-      scale: float,
-      softcap: float | None = None,
-      window: Int[Array, ""] | None = None,
+    self,
+    layer: Any,
+    q: Float[Array, "R L H d"],
+    k: Float[Array, "R L K d"],
+    v: Float[Array, "R L K d"],
+    *,
+    scale: float,
+    softcap: float | None = None,
+    window: Int[Array, ""] | None = None,
   ) -> tuple[Float[Array, "R L H d"], Any]:
     """Attends inside one block; returns the output and what to keep of k, v.
 
@@ -141,11 +141,11 @@ class LanguageModel(Protocol):
     """Random float32 parameters."""
 
   def apply(
-      self,
-      params: Params,
-      tokens: Int[Array, "R L"],
-      positions: Int[Array, "R L"],
-      cache: Cache,
+    self,
+    params: Params,
+    tokens: Int[Array, "R L"],
+    positions: Int[Array, "R L"],
+    cache: Cache,
   ) -> tuple[Float[Array, "R L D"], Cache]:
     """Final-normed hidden states, ready for the head."""
 

@@ -97,33 +97,33 @@ class Grouped:
     positions = self.positions()
     prompt = Causal(self.prompt_mask)
     first, _ = prompt.attend(
-        None,
-        q[:, :prompt_length],
-        *keys,
-        scale=scale,
-        softcap=softcap,
-        window=window,
+      None,
+      q[:, :prompt_length],
+      *keys,
+      scale=scale,
+      softcap=softcap,
+      window=window,
     )
 
     def members(x):
       return x[:, prompt_length:].reshape(
-          rows * self.group_size, self.length, x.shape[2], dim
+        rows * self.group_size, self.length, x.shape[2], dim
       )
 
     own_q = _grouped_heads(members(q), k.shape[2])
     own_k, own_v = members(k), members(v)
     shared = own_q.reshape(
-        rows, self.group_size * self.length, *own_q.shape[2:]
+      rows, self.group_size * self.length, *own_q.shape[2:]
     )
     to_prompt = _scores(shared, keys[0], scale, softcap)
     to_prompt = _split_group(to_prompt, self.group_size)
     to_own = _scores(own_q, own_k, scale, softcap)
     allowed = self._allowed(positions, window)
     weights = _softmax(
-        jnp.concatenate([to_prompt, to_own], axis=-1), allowed[:, None, None]
+      jnp.concatenate([to_prompt, to_own], axis=-1), allowed[:, None, None]
     )
     from_prompt = _mix(
-        _join_group(weights[..., :prompt_length], self.group_size), keys[1]
+      _join_group(weights[..., :prompt_length], self.group_size), keys[1]
     )
     from_own = _mix(weights[..., prompt_length:], own_v)
     second = from_prompt.reshape(from_own.shape) + from_own
@@ -138,7 +138,7 @@ class Grouped:
     to_own = jnp.broadcast_to(past[None], (count, self.length, self.length))
     to_prompt = jnp.repeat(self.prompt_mask, self.group_size, axis=0)
     to_prompt = jnp.broadcast_to(
-        to_prompt[:, None], (count, self.length, prompt_length)
+      to_prompt[:, None], (count, self.length, prompt_length)
     )
     allowed = jnp.concatenate([to_prompt, to_own], axis=-1)
     if window is None:
@@ -195,25 +195,23 @@ class Decode:
     shared = shared.reshape(prompts, kv_heads, -1, dim)
     to_prompt = _dot("bkqd,bksd->bkqs", shared, prompt_k)
     to_prompt = to_prompt.reshape(
-        prompts, kv_heads, group, -1, prompt_length
+      prompts, kv_heads, group, -1, prompt_length
     ).swapaxes(1, 2)
     scores = jnp.concatenate(
-        [
-            to_prompt.reshape(count, kv_heads, -1, prompt_length),
-            _dot("nkhd,nktd->nkht", q, own_k),
-            _dot("nkhd,nktd->nkht", q, k),
-        ],
-        axis=-1,
+      [
+        to_prompt.reshape(count, kv_heads, -1, prompt_length),
+        _dot("nkhd,nktd->nkht", q, own_k),
+        _dot("nkhd,nktd->nkht", q, k),
+      ],
+      axis=-1,
     )
     weights = _softmax(
-        _capped(scores * scale, softcap), self._allowed(window)[:, None, None]
+      _capped(scores * scale, softcap), self._allowed(window)[:, None, None]
     ).astype(v.dtype)
     first = weights[..., :prompt_length].reshape(
-        prompts, group, kv_heads, -1, prompt_length
+      prompts, group, kv_heads, -1, prompt_length
     )
-    first = first.swapaxes(1, 2).reshape(
-        prompts, kv_heads, -1, prompt_length
-    )
+    first = first.swapaxes(1, 2).reshape(prompts, kv_heads, -1, prompt_length)
     out = _dot("bkqs,bksd->bkqd", first, prompt_v)
     out = out.reshape(prompts, kv_heads, group, -1, dim).swapaxes(1, 2)
     out = out.reshape(count, kv_heads, -1, dim)
@@ -234,12 +232,12 @@ class Decode:
       return allowed
     position = self.positions()
     keys = jnp.concatenate(
-        [
-            jnp.repeat(mask_positions(self.prompt_mask), group, axis=0),
-            position - self.step + jnp.arange(length)[None],
-            position,
-        ],
-        axis=1,
+      [
+        jnp.repeat(mask_positions(self.prompt_mask), group, axis=0),
+        position - self.step + jnp.arange(length)[None],
+        position,
+      ],
+      axis=1,
     )
     return allowed & (position - keys < window)
 
@@ -249,19 +247,17 @@ class Decode:
 
     def write(cache, new):
       return jax.lax.dynamic_update_slice_in_dim(
-          cache, new.astype(cache.dtype), self.step, axis=3
+        cache, new.astype(cache.dtype), self.step, axis=3
       )
 
     return self.replace(
-        own_k=write(self.own_k, k),
-        own_v=write(self.own_v, v),
-        step=self.step + 1,
+      own_k=write(self.own_k, k),
+      own_v=write(self.own_v, v),
+      step=self.step + 1,
     )
 
 
-def decode_after(
-    prompt: Causal, *, group_size: int, length: int
-) -> Decode:
+def decode_after(prompt: Causal, *, group_size: int, length: int) -> Decode:
   """An empty cache for `group_size` completions of each prefilled prompt.
 
   Args:
@@ -273,12 +269,12 @@ def decode_after(
   depth, prompts, kv_heads, _, dim = k.shape
   shape = (depth, prompts * group_size, kv_heads, length, dim)
   return Decode(
-      prompt_k=k,
-      prompt_v=v,
-      prompt_mask=prompt.mask,
-      own_k=jnp.zeros(shape, k.dtype),
-      own_v=jnp.zeros(shape, v.dtype),
-      step=jnp.zeros((), jnp.int32),
+    prompt_k=k,
+    prompt_v=v,
+    prompt_mask=prompt.mask,
+    own_k=jnp.zeros(shape, k.dtype),
+    own_v=jnp.zeros(shape, v.dtype),
+    step=jnp.zeros((), jnp.int32),
   )
 
 
@@ -324,10 +320,10 @@ def _split_group(scores, group_size):
   """[B, K, h, G * C, S] -> [B * G, K, h, C, S]."""
   rows, kv_heads, per, length, keys = scores.shape
   scores = scores.reshape(
-      rows, kv_heads, per, group_size, length // group_size, keys
+    rows, kv_heads, per, group_size, length // group_size, keys
   )
   return jnp.moveaxis(scores, 3, 1).reshape(
-      rows * group_size, kv_heads, per, -1, keys
+    rows * group_size, kv_heads, per, -1, keys
   )
 
 
@@ -335,8 +331,8 @@ def _join_group(weights, group_size):
   """[B * G, K, h, C, S] -> [B, K, h, G * C, S]."""
   count, kv_heads, per, length, keys = weights.shape
   weights = weights.reshape(
-      count // group_size, group_size, kv_heads, per, length, keys
+    count // group_size, group_size, kv_heads, per, length, keys
   )
   return jnp.moveaxis(weights, 1, 3).reshape(
-      count // group_size, kv_heads, per, -1, keys
+    count // group_size, kv_heads, per, -1, keys
   )

@@ -19,10 +19,10 @@ _TILE = 16
 
 
 def linear(
-    x: Float[Array, "*batch I"],
-    w: Float[Array, "I O"],
-    *,
-    dtype: jnp.dtype | None = None,
+  x: Float[Array, "*batch I"],
+  w: Float[Array, "I O"],
+  *,
+  dtype: jnp.dtype | None = None,
 ) -> Float[Array, "*batch O"]:
   """Multiplies x by a weight: y = x w.
 
@@ -79,10 +79,10 @@ def _backward(dtype, residuals, g):
   x, w = residuals
   g = g.astype(dtype)
   dx = jax.lax.dot_general(
-      g,
-      w.astype(dtype),
-      (((1,), (1,)), ((), ())),
-      preferred_element_type=jnp.float32,
+    g,
+    w.astype(dtype),
+    (((1,), (1,)), ((), ())),
+    preferred_element_type=jnp.float32,
   )
   dw = _dot(transposed(x.astype(dtype)), g)
   return dx.astype(x.dtype), dw.astype(w.dtype)

@@ -51,16 +51,16 @@ class Samples:
     scorable = np.isfinite(rewards)
     out = self.generation
     return types.Rollout(
-        prompts=np.repeat(self.prompts, group, axis=0),
-        prompt_mask=np.repeat(self.prompt_mask, group, axis=0),
-        completions=out.completions,
-        mask=out.mask,
-        old_logprobs=out.logprobs,
-        rewards=np.where(scorable, rewards, 0.0).astype(np.float32),
-        weights=scorable.astype(np.float32),
-        finish_reason=out.finish_reason,
-        extras={"behaviour_logprobs": out.behaviour_logprobs},
-        group_size=group,
+      prompts=np.repeat(self.prompts, group, axis=0),
+      prompt_mask=np.repeat(self.prompt_mask, group, axis=0),
+      completions=out.completions,
+      mask=out.mask,
+      old_logprobs=out.logprobs,
+      rewards=np.where(scorable, rewards, 0.0).astype(np.float32),
+      weights=scorable.astype(np.float32),
+      finish_reason=out.finish_reason,
+      extras={"behaviour_logprobs": out.behaviour_logprobs},
+      group_size=group,
     )
 
 
@@ -89,31 +89,31 @@ class Collector:
   place: Callable = lambda tree: tree
 
   def __call__(
-      self, params, problems: Sequence[sources.Problem], step: int
+    self, params, problems: Sequence[sources.Problem], step: int
   ) -> Samples:
     """Samples the completions of one step; equal arguments, equal result."""
     tokens, mask, texts = encoding.encode_prompts(
-        problems,
-        self.tokenizer,
-        length=self.prompt_length,
-        template=self.template,
-        chat=self.chat,
+      problems,
+      self.tokenizer,
+      length=self.prompt_length,
+      template=self.template,
+      chat=self.chat,
     )
     count = len(problems) * self.group_size
     out = self.generate(
-        params,
-        *self.place((tokens, mask, np.arange(count, dtype=np.int32))),
-        jax.random.fold_in(self.key, step),
+      params,
+      *self.place((tokens, mask, np.arange(count, dtype=np.int32))),
+      jax.random.fold_in(self.key, step),
     )
     out = jax.device_get(out)
     return Samples(
-        problems=problems,
-        prompts=tokens,
-        prompt_mask=mask,
-        generation=out,
-        prompt_texts=texts,
-        texts=[
-            self.tokenizer.decode(row[keep].tolist())
-            for row, keep in zip(out.completions, out.mask, strict=True)
-        ],
+      problems=problems,
+      prompts=tokens,
+      prompt_mask=mask,
+      generation=out,
+      prompt_texts=texts,
+      texts=[
+        self.tokenizer.decode(row[keep].tolist())
+        for row, keep in zip(out.completions, out.mask, strict=True)
+      ],
     )

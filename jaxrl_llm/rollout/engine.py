@@ -41,12 +41,12 @@ class Generation:
 
 
 GenerateFn = Callable[
-    [api.Params, jax.Array, jax.Array, jax.Array, jax.Array], Generation
+  [api.Params, jax.Array, jax.Array, jax.Array, jax.Array], Generation
 ]
 
 
 def token_uniforms(
-    key: jax.Array, sample_ids: Int[Array, "N"], length: int
+  key: jax.Array, sample_ids: Int[Array, "N"], length: int
 ) -> Float[Array, "N T 2"]:
   """Two uniforms in [0, 1) for each token, from (key, sample id, position)."""
   positions = jnp.arange(length)
@@ -62,13 +62,13 @@ def token_uniforms(
 
 
 def make_generate(
-    model: api.LanguageModel,
-    draw: sampling.Rule,
-    *,
-    length: int,
-    group_size: int,
-    stop_ids: Sequence[int],
-    pad_id: int,
+  model: api.LanguageModel,
+  draw: sampling.Rule,
+  *,
+  length: int,
+  group_size: int,
+  stop_ids: Sequence[int],
+  pad_id: int,
 ) -> GenerateFn:
   """Builds generate(params, prompts, prompt_mask, sample_ids, key).
 
@@ -91,10 +91,10 @@ def make_generate(
   def logits_of(params, hidden):
     head = model.head(params)
     out = jnp.einsum(
-        "nd,vd->nv",
-        hidden.astype(head.dtype),
-        head,
-        preferred_element_type=jnp.float32,
+      "nd,vd->nv",
+      hidden.astype(head.dtype),
+      head,
+      preferred_element_type=jnp.float32,
     )
     cap = model.config.final_softcap
     return cap * jnp.tanh(out / cap) if cap else out
@@ -119,16 +119,16 @@ def make_generate(
     first = draw(logits, uniforms[:, 0])
     blank = jnp.zeros((count, length), jnp.float32)
     state = _State(
-        step=jnp.ones((), jnp.int32),
-        token=first.token,
-        done=ends(first.token),
-        tokens=jnp.full((count, length), pad_id, jnp.int32)
-        .at[:, 0]
-        .set(first.token),
-        mask=jnp.zeros((count, length), bool).at[:, 0].set(True),
-        logprobs=blank.at[:, 0].set(first.logprob_full),
-        behaviour=blank.at[:, 0].set(first.logprob),
-        past=past,
+      step=jnp.ones((), jnp.int32),
+      token=first.token,
+      done=ends(first.token),
+      tokens=jnp.full((count, length), pad_id, jnp.int32)
+      .at[:, 0]
+      .set(first.token),
+      mask=jnp.zeros((count, length), bool).at[:, 0].set(True),
+      logprobs=blank.at[:, 0].set(first.logprob_full),
+      behaviour=blank.at[:, 0].set(first.logprob),
+      past=past,
     )
 
     def unfinished(state):
@@ -136,42 +136,42 @@ def make_generate(
 
     def advance(state):
       hidden, past = model.apply(
-          params, state.token[:, None], state.past.positions(), state.past
+        params, state.token[:, None], state.past.positions(), state.past
       )
       drawn = draw(
-          logits_of(params, hidden[:, 0]),
-          jax.lax.dynamic_index_in_dim(uniforms, state.step, 1, False),
+        logits_of(params, hidden[:, 0]),
+        jax.lax.dynamic_index_in_dim(uniforms, state.step, 1, False),
       )
       live = ~state.done
       return _State(
-          step=state.step + 1,
-          token=jnp.where(live, drawn.token, pad_id),
-          done=state.done | ends(drawn.token),
-          tokens=_put(
-              state.tokens, state.step, jnp.where(live, drawn.token, pad_id)
-          ),
-          mask=_put(state.mask, state.step, live),
-          logprobs=_put(
-              state.logprobs,
-              state.step,
-              jnp.where(live, drawn.logprob_full, 0.0),
-          ),
-          behaviour=_put(
-              state.behaviour, state.step, jnp.where(live, drawn.logprob, 0.0)
-          ),
-          past=past,
+        step=state.step + 1,
+        token=jnp.where(live, drawn.token, pad_id),
+        done=state.done | ends(drawn.token),
+        tokens=_put(
+          state.tokens, state.step, jnp.where(live, drawn.token, pad_id)
+        ),
+        mask=_put(state.mask, state.step, live),
+        logprobs=_put(
+          state.logprobs,
+          state.step,
+          jnp.where(live, drawn.logprob_full, 0.0),
+        ),
+        behaviour=_put(
+          state.behaviour, state.step, jnp.where(live, drawn.logprob, 0.0)
+        ),
+        past=past,
       )
 
     if length > 1:
       state = jax.lax.while_loop(unfinished, advance, state)
     return Generation(
-        completions=state.tokens,
-        mask=state.mask,
-        logprobs=state.logprobs,
-        behaviour_logprobs=state.behaviour,
-        finish_reason=jnp.where(
-            state.done, types.FINISH_STOP, types.FINISH_LENGTH
-        ).astype(jnp.int32),
+      completions=state.tokens,
+      mask=state.mask,
+      logprobs=state.logprobs,
+      behaviour_logprobs=state.behaviour,
+      finish_reason=jnp.where(
+        state.done, types.FINISH_STOP, types.FINISH_LENGTH
+      ).astype(jnp.int32),
     )
 
   return generate
@@ -191,5 +191,5 @@ class _State:
 
 def _put(array, column, values):
   return jax.lax.dynamic_update_slice_in_dim(
-      array, values[:, None].astype(array.dtype), column, axis=1
+    array, values[:, None].astype(array.dtype), column, axis=1
   )

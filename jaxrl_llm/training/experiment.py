@@ -171,9 +171,7 @@ class Experiment:
   """seconds for one completion before it counts as unscorable"""
   reward_workers: int = 2
   """processes that score; 0 scores in the main process, without a timeout"""
-  method: methods.MethodConfig = dataclasses.field(
-      default_factory=methods.Grpo
-  )
+  method: methods.MethodConfig = dataclasses.field(default_factory=methods.Grpo)
   optimizer: Optimizer = Optimizer()
   evaluation: Evaluation = Evaluation()
   checkpoint: Checkpoint = Checkpoint()
@@ -188,8 +186,8 @@ def validate(config: Experiment) -> None:
   The line names the field, what it had, what is legal and what to do.
   """
   positive = (
-      "steps prompts_per_step prompt_length completion_length micro_batches"
-      " mini_batches epochs"
+    "steps prompts_per_step prompt_length completion_length micro_batches"
+    " mini_batches epochs"
   )
   for name in positive.split():
     value = getattr(config, name)
@@ -197,50 +195,50 @@ def validate(config: Experiment) -> None:
       raise ValueError(f"{name} must be at least 1, got {value}.")
   if config.group_size < 2:
     raise ValueError(
-        f"group_size must be at least 2, got {config.group_size}: a method"
-        " that compares siblings learns nothing from a group of one."
+      f"group_size must be at least 2, got {config.group_size}: a method"
+      " that compares siblings learns nothing from a group of one."
     )
   rows = config.prompts_per_step * config.group_size
   pieces = config.mini_batches * config.micro_batches
   if rows % pieces:
     raise ValueError(
-        f"mini_batches * micro_batches = {pieces} must divide prompts_per_step"
-        f" * group_size = {rows}; try {math.gcd(rows, pieces)}."
+      f"mini_batches * micro_batches = {pieces} must divide prompts_per_step"
+      f" * group_size = {rows}; try {math.gcd(rows, pieces)}."
     )
   _validate_sampling("sampling", config.sampling)
   _validate_sampling("evaluation.sampling", config.evaluation.sampling)
   if config.sampling.greedy:
     raise ValueError(
-        "sampling.greedy must be False for training: equal completions give"
-        " no signal; use evaluation.sampling.greedy."
+      "sampling.greedy must be False for training: equal completions give"
+      " no signal; use evaluation.sampling.greedy."
     )
   if config.optimizer.learning_rate <= 0:
     raise ValueError(
-        "optimizer.learning_rate must be positive, got"
-        f" {config.optimizer.learning_rate}."
+      "optimizer.learning_rate must be positive, got"
+      f" {config.optimizer.learning_rate}."
     )
   if not config.reward:
     raise ValueError(
-        "reward must name at least one verifier or file.py:function, got"
-        " none; see `jaxrl train --help`."
+      "reward must name at least one verifier or file.py:function, got"
+      " none; see `jaxrl train --help`."
     )
   if config.reward_weights and len(config.reward_weights) != len(config.reward):
     raise ValueError(
-        f"reward_weights has {len(config.reward_weights)} values for"
-        f" {len(config.reward)} rewards; give one for each, or none."
+      f"reward_weights has {len(config.reward_weights)} values for"
+      f" {len(config.reward)} rewards; give one for each, or none."
     )
   if config.evaluation.samples > 1 and config.evaluation.sampling.greedy:
     raise ValueError(
-        "evaluation.samples must be 1 when evaluation.sampling.greedy is True,"
-        f" got {config.evaluation.samples}: greedy samples are all equal."
+      "evaluation.samples must be 1 when evaluation.sampling.greedy is True,"
+      f" got {config.evaluation.samples}: greedy samples are all equal."
     )
 
 
 def _validate_sampling(name: str, rule: Sampling) -> None:
   if not rule.temperature > 0:
     raise ValueError(
-        f"{name}.temperature must be positive, got {rule.temperature}; for"
-        f" the likeliest token use {name}.greedy."
+      f"{name}.temperature must be positive, got {rule.temperature}; for"
+      f" the likeliest token use {name}.greedy."
     )
   if rule.top_k < 0:
     raise ValueError(f"{name}.top_k must be 0 (all) or more, got {rule.top_k}.")
@@ -251,6 +249,6 @@ def _validate_sampling(name: str, rule: Sampling) -> None:
   truncated = (rule.temperature, rule.top_k, rule.top_p, rule.min_p)
   if rule.greedy and truncated != (1.0, 0, 1.0, 0.0):
     raise ValueError(
-        f"{name}.greedy takes the likeliest token, so temperature, top_k, top_p"
-        " and min_p must be left at 1, 0, 1 and 0."
+      f"{name}.greedy takes the likeliest token, so temperature, top_k, top_p"
+      " and min_p must be left at 1, 0, 1 and 0."
     )

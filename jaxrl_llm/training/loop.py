@@ -1,6 +1,5 @@
 """The loop a person watches: collect, score, train, write; again."""
 
-from collections.abc import Callable
 import concurrent.futures
 import contextlib
 import dataclasses
@@ -12,20 +11,20 @@ import time
 from typing import Any
 
 import jax
-import numpy as np
 
-from jaxrl_llm import types
 from jaxrl_llm.distributed import mesh as meshes
-from jaxrl_llm.models import families
-from jaxrl_llm.models.weights import hf, resolve
-from jaxrl_llm.rollout import collect
+from jaxrl_llm.models.weights import hf
+from jaxrl_llm.training import (
+  ahead,
+  experiment,
+  inference,
+  report,
+  setup,
+  summary,
+)
 from jaxrl_llm.training import checkpoint as checkpoints
-from jaxrl_llm.training import evaluate as evaluation
-from jaxrl_llm.training import experiment
 from jaxrl_llm.training import metrics as metric_files
 from jaxrl_llm.training import progress as displays
-from jaxrl_llm.training import report, setup
-from jaxrl_llm.training import state as states
 
 
 class Stopped(Exception):
@@ -38,18 +37,18 @@ class Stopped(Exception):
 
   def __init__(self, signum: int, step: int, folder: pathlib.Path):
     super().__init__(
-        f"stopped by {signal.Signals(signum).name} after step {step}; saved in"
-        f" {folder}, --resume goes on from there."
+      f"stopped by {signal.Signals(signum).name} after step {step}; saved in"
+      f" {folder}, --resume goes on from there."
     )
     self.signum = signum
     self.step = step
 
 
 def train(
-    config: experiment.Experiment,
-    *,
-    resume: bool = False,
-    overwrite: bool = False,
+  config: experiment.Experiment,
+  *,
+  resume: bool = False,
+  overwrite: bool = False,
 ) -> pathlib.Path:
   """Runs an experiment from its first step, or from its newest checkpoint.
 
@@ -74,17 +73,17 @@ def train(
     run = setup.build(config)
     folder.mkdir(parents=True, exist_ok=True)
     saver = stack.enter_context(
-        contextlib.closing(
-            checkpoints.Checkpointer(
-                folder / "checkpoints", keep=config.checkpoint.keep
-            )
+      contextlib.closing(
+        checkpoints.Checkpointer(
+          folder / "checkpoints", keep=config.checkpoint.keep
         )
+      )
     )
     trainer = _Trainer(run, pool, saver, folder)
     if resume:
       trainer.restore()
     (folder / "config.json").write_text(
-        json.dumps(describe(config), indent=2) + "\n"
+      json.dumps(describe(config), indent=2) + "\n"
     )
     stack.enter_context(trainer)
     trainer.run()
@@ -109,14 +108,14 @@ class _Trainer:
     config = self._run.config
     resumed = self._first or None
     self._writer = metric_files.MetricsWriter(
-        self._folder, config.logging, resume_step=resumed
+      self._folder, config.logging, resume_step=resumed
     )
     self._display = displays.Progress(
-        total=config.steps, start=self._first, header=self._header()
+      total=config.steps, start=self._first, header=self._header()
     )
     self._handlers = {
-        number: signal.signal(number, self._on_signal)
-        for number in (signal.SIGINT, signal.SIGTERM)
+      number: signal.signal(number, self._on_signal)
+      for number in (signal.SIGINT, signal.SIGTERM)
     }
     return self
 
@@ -138,12 +137,12 @@ class _Trainer:
     leaves = jax.tree.leaves(loaded.params)
     devices = self._run.mesh.size if self._run.mesh else 1
     return {
-        "run": str(self._folder),
-        "model": f"{config.model.name} ({loaded.source})",
-        "parameters": sum(leaf.size for leaf in leaves),
-        "method": type(config.method).__name__,
-        "batch": f"{config.prompts_per_step} prompts x {config.group_size}",
-        "devices": f"{devices} x {jax.devices()[0].device_kind}",
+      "run": str(self._folder),
+      "model": f"{config.model.name} ({loaded.source})",
+      "parameters": sum(leaf.size for leaf in leaves),
+      "method": type(config.method).__name__,
+      "batch": f"{config.prompts_per_step} prompts x {config.group_size}",
+      "devices": f"{devices} x {jax.devices()[0].device_kind}",
     }
 
   def restore(self):
@@ -163,16 +162,16 @@ class _Trainer:
     if self._first == 0:
       self.evaluate(0)
     example = meshes.place_rows(
-        example_rollout(
-            config.prompts_per_step,
-            config.group_size,
-            config.prompt_length,
-            config.completion_length,
-        ),
-        self._run.mesh,
+      ahead.example_rollout(
+        config.prompts_per_step,
+        config.group_size,
+        config.prompt_length,
+        config.completion_length,
+      ),
+      self._run.mesh,
     )
-    compiling = compile_ahead(
-        self._run.train_step, self._state, example, self._reference
+    compiling = ahead.compile_ahead(
+      self._run.train_step, self._state, example, self._reference
     )
     for step in range(self._first, config.steps):
       self._one_step(step, compiling)
@@ -195,69 +194,34 @@ class _Trainer:
     problems = next(run.batches)
     samples = run.collect(self._state.params, problems, step)
     clock.lap("rollout")
-    scored = score(self._pool, samples)
+    scored = summary.score(self._pool, samples)
     clock.lap("reward")
     rollout = meshes.place_rows(samples.rollout(scored.rewards), run.mesh)
     self._state, metrics = compiling.result()(
-        self._state, rollout, self._reference
+      self._state, rollout, self._reference
     )
     metrics = {k: float(v) for k, v in jax.device_get(metrics).items()}
     clock.lap("train")
     updates = run.config.mini_batches * run.config.epochs
-    metrics |= sample_metrics(samples, scored) | clock.seconds()
+    metrics |= summary.sample_metrics(samples, scored) | clock.seconds()
     metrics["learning_rate"] = float(run.schedule(step * updates))
     tokens = float(samples.generation.mask.sum())
     metrics["tokens_per_second"] = tokens / metrics["time/step"]
     metrics |= metric_files.memory()
     self._writer.write(step + 1, metrics)
     self._writer.samples(
-        step + 1, sample_rows(samples, scored, run.config.logging.samples)
+      step + 1,
+      summary.sample_rows(samples, scored, run.config.logging.samples),
     )
     self._display.update(step + 1, metrics, messages=scored.messages)
 
   def evaluate(self, step: int):
     """Accuracy on held-out problems, written and shown."""
-    result = held_out(
-        self._run, self._pool, self._state.params, say=self._display.evaluating
+    result = inference.held_out(
+      self._run, self._pool, self._state.params, say=self._display.evaluating
     )
     self._writer.evaluation(step, result.metrics, result.rows)
     self._display.evaluation(step, result.metrics)
-
-
-def compile_ahead(
-    train_step: Any, state: states.TrainState, rollout: types.Rollout, reference
-) -> concurrent.futures.Future:
-  """Compiles a jitted train step in a thread, beside the first rollout."""
-  shapes = jax.tree.map(_shape_of, (state, rollout, reference))
-  thread = concurrent.futures.ThreadPoolExecutor(1)
-  future = thread.submit(lambda: train_step.lower(*shapes).compile())
-  thread.shutdown(wait=False)
-  return future
-
-
-def _shape_of(leaf):
-  sharding = getattr(leaf, "sharding", None)
-  return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-
-def example_rollout(
-    prompts: int, group_size: int, prompt_length: int, completion_length: int
-) -> types.Rollout:
-  """Arrays of the shapes that Samples.rollout makes; zeros."""
-  rows = prompts * group_size
-  prompt, shape = (rows, prompt_length), (rows, completion_length)
-  return types.Rollout(
-      prompts=np.zeros(prompt, np.int32),
-      prompt_mask=np.zeros(prompt, bool),
-      completions=np.zeros(shape, np.int32),
-      mask=np.zeros(shape, bool),
-      old_logprobs=np.zeros(shape, np.float32),
-      rewards=np.zeros(rows, np.float32),
-      weights=np.zeros(rows, np.float32),
-      finish_reason=np.zeros(rows, np.int32),
-      extras={"behaviour_logprobs": np.zeros(shape, np.float32)},
-      group_size=group_size,
-  )
 
 
 class _Clock:
@@ -274,160 +238,6 @@ class _Clock:
 
   def seconds(self) -> dict[str, float]:
     return self._laps | {"time/step": time.perf_counter() - self._start}
-
-
-def score(pool, samples: collect.Samples):
-  """Rewards of all completions, in the pool's processes."""
-  group = samples.group_size
-  prompts = [text for text in samples.prompt_texts for _ in range(group)]
-  answers = [p.answer for p in samples.problems for _ in range(group)]
-  return pool.score(prompts, samples.texts, answers)
-
-
-def sample_metrics(samples: collect.Samples, scored) -> dict[str, float]:
-  """What the texts and rewards of a step say, before any training."""
-  rewards = np.asarray(scored.rewards, np.float64)
-  scorable = np.isfinite(rewards)
-  known = rewards[scorable] if scorable.any() else np.zeros(1)
-  groups = rewards.reshape(-1, samples.group_size)
-  uniform = [len(set(group[np.isfinite(group)])) < 2 for group in groups]
-  out = samples.generation
-  lengths = out.mask.sum(axis=1)
-  finished = out.finish_reason == types.FINISH_STOP
-  return {
-      "reward": float(known.mean()),
-      "reward_std": float(known.std()),
-      "length": float(lengths.mean()),
-      "length_max": float(lengths.max()),
-      "truncated": float(1 - finished.mean()),
-      "zero_variance": float(np.mean(uniform)),
-      "unscorable": float(1 - scorable.mean()),
-      **{f"failures/{k}": float(v) for k, v in scored.failures.items()},
-      **{
-          f"reward/{name}": float(np.nanmean(values))
-          for name, values in scored.components.items()
-          if np.isfinite(values).any()
-      },
-  }
-
-
-def sample_rows(
-    samples: collect.Samples, scored, count: int
-) -> list[dict[str, Any]]:
-  """The first completions of `count` different prompts, for a person."""
-  rows = []
-  group = samples.group_size
-  for index, problem in enumerate(samples.problems[:count]):
-    row = index * group
-    reward = float(scored.rewards[row])
-    rows.append({
-        "id": problem.id,
-        "prompt": samples.prompt_texts[index],
-        "completion": samples.texts[row],
-        "answer": problem.answer,
-        "reward": reward if np.isfinite(reward) else None,
-    })
-  return rows
-
-
-def held_out(
-    run: setup.Run, pool, params, *, say: Callable[..., None] | None = None
-) -> evaluation.EvaluationResult:
-  """Evaluates parameters on the run's held-out problems."""
-  config, calls = run.config.evaluation, 0
-
-  def generate(problems):
-    nonlocal calls
-    samples = run.evaluate(params, problems, calls)
-    calls += 1
-    if say:
-      say(min(calls * len(problems), len(run.held_out)), len(run.held_out))
-    group = samples.group_size
-    return [
-        samples.texts[i : i + group]
-        for i in range(0, len(samples.texts), group)
-    ]
-
-  return evaluation.run(
-      generate,
-      pool,
-      run.held_out,
-      batch=config.batch,
-      samples=config.samples,
-      seed=run.config.seed,
-  )
-
-
-def evaluate(
-    config: experiment.Experiment,
-    *,
-    checkpoint: str | None = None,
-    weights: str | None = None,
-) -> evaluation.EvaluationResult:
-  """Evaluates a model as an experiment would.
-
-  Args:
-    config: the experiment.
-    checkpoint: a run's folder, whose newest checkpoint is taken.
-    weights: a model name or folder instead of config.model.name.
-  """
-  if checkpoint and weights:
-    raise ValueError("--checkpoint and --weights exclude each other.")
-  with setup.make_pool(config) as pool:
-    run = setup.build(config, weights=weights)
-    state = run.init_state()
-    if checkpoint:
-      folder = pathlib.Path(checkpoint).expanduser() / "checkpoints"
-      with contextlib.closing(
-          checkpoints.Checkpointer(folder, keep=1)
-      ) as saver:
-        state, _, _ = saver.restore(state)
-    return held_out(run, pool, state.params)
-
-
-def sample(
-    model: str,
-    prompts: list[str],
-    *,
-    sampling: experiment.Sampling,
-    max_new_tokens: int,
-    samples: int,
-    seed: int,
-    chat: bool,
-    dtype: str = "float32",
-) -> list[list[str]]:
-  """Completes prompts with a model by name; texts by prompt.
-
-  Args:
-    model: as in experiment.Model.name.
-    prompts: texts.
-    sampling: rule.
-    max_new_tokens: most tokens of a completion.
-    samples: completions a prompt.
-    seed: of the noise.
-    chat: wrap each prompt as a user turn.
-    dtype: of matrix products.
-  """
-  from jaxrl_llm.data import prompts as encoding, sources
-
-  loaded = resolve.load(model, seed=seed)
-  problems = [
-      sources.Problem(id=i, prompt=text, answer="")
-      for i, text in enumerate(prompts)
-  ]
-  length = encoding.longest(problems, loaded.tokenizer, chat=chat)
-  collector = setup.make_collector(
-      families.build(loaded.config, dtype=np.dtype(dtype)),
-      loaded.tokenizer,
-      sampling,
-      prompt_length=length,
-      completion_length=max_new_tokens,
-      group_size=samples,
-      key=jax.random.key(seed),
-      chat=chat,
-  )
-  texts = collector(loaded.params, problems, 0).texts
-  return [texts[i : i + samples] for i in range(0, len(texts), samples)]
 
 
 def export(run: setup.Run, params, folder: pathlib.Path) -> None:
@@ -458,6 +268,6 @@ def _prepare(folder: pathlib.Path, *, resume: bool, overwrite: bool) -> None:
     shutil.rmtree(folder)
   elif used and not resume:
     raise ValueError(
-        f"{folder} already holds a run; --resume goes on with it, --overwrite"
-        " deletes it, --name NAME writes elsewhere."
+      f"{folder} already holds a run; --resume goes on with it, --overwrite"
+      " deletes it, --name NAME writes elsewhere."
     )

@@ -5,7 +5,9 @@ import optax
 from jaxrl_llm.training import experiment
 
 
-def make_schedule(config: experiment.Optimizer, *, steps: int) -> optax.Schedule:
+def make_schedule(
+  config: experiment.Optimizer, *, steps: int
+) -> optax.Schedule:
   """Linear warm-up to the peak, then constant, linear or cosine to zero.
 
   Args:
@@ -17,14 +19,14 @@ def make_schedule(config: experiment.Optimizer, *, steps: int) -> optax.Schedule
   """
   if not 0 <= config.warmup_steps < steps:
     raise ValueError(
-        "optimizer.warmup_steps must be in [0, optimizer steps ="
-        f" {steps}), got {config.warmup_steps}."
+      "optimizer.warmup_steps must be in [0, optimizer steps ="
+      f" {steps}), got {config.warmup_steps}."
     )
   peak, rest = config.learning_rate, steps - config.warmup_steps
   decay = {
-      "constant": lambda: optax.constant_schedule(peak),
-      "linear": lambda: optax.linear_schedule(peak, 0.0, rest),
-      "cosine": lambda: optax.cosine_decay_schedule(peak, rest),
+    "constant": lambda: optax.constant_schedule(peak),
+    "linear": lambda: optax.linear_schedule(peak, 0.0, rest),
+    "cosine": lambda: optax.cosine_decay_schedule(peak, rest),
   }[config.schedule]()
   if not config.warmup_steps:
     return decay
@@ -33,15 +35,15 @@ def make_schedule(config: experiment.Optimizer, *, steps: int) -> optax.Schedule
 
 
 def make_optimizer(
-    config: experiment.Optimizer, *, steps: int
+  config: experiment.Optimizer, *, steps: int
 ) -> optax.GradientTransformation:
   """AdamW after clipping by global norm (0 does not clip)."""
   adamw = optax.adamw(
-      make_schedule(config, steps=steps),
-      b1=config.b1,
-      b2=config.b2,
-      eps=config.eps,
-      weight_decay=config.weight_decay,
+    make_schedule(config, steps=steps),
+    b1=config.b1,
+    b2=config.b2,
+    eps=config.eps,
+    weight_decay=config.weight_decay,
   )
   if not config.max_grad_norm:
     return adamw

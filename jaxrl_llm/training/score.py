@@ -18,10 +18,10 @@ ScoreFn = Callable[[api.Params, types.Rollout], types.Scores]
 
 
 def make_score(
-    model: api.LanguageModel,
-    *,
-    temperature: float = 1.0,
-    needs: frozenset[str] = frozenset(),
+  model: api.LanguageModel,
+  *,
+  temperature: float = 1.0,
+  needs: frozenset[str] = frozenset(),
 ) -> ScoreFn:
   """Builds score(params, rollout) -> Scores.
 
@@ -40,27 +40,25 @@ def make_score(
     hidden = completion_hidden(model, params, rollout)
     rows, length, width = hidden.shape
     out = token_logprob.token_logprob(
-        hidden.reshape(rows * length, width),
-        model.head(params),
-        rollout.completions.reshape(-1),
-        inv_temperature=1.0 / temperature,
-        softcap=model.config.final_softcap,
-        mask=rollout.mask.reshape(-1),
-        with_entropy="entropy" in needs,
+      hidden.reshape(rows * length, width),
+      model.head(params),
+      rollout.completions.reshape(-1),
+      inv_temperature=1.0 / temperature,
+      softcap=model.config.final_softcap,
+      mask=rollout.mask.reshape(-1),
+      with_entropy="entropy" in needs,
     )
     return types.Scores(
-        logprobs=out.logprob.reshape(rows, length),
-        entropy=out.entropy.reshape(rows, length)
-        if "entropy" in needs
-        else None,
-        hidden=hidden if "hidden" in needs else None,
+      logprobs=out.logprob.reshape(rows, length),
+      entropy=out.entropy.reshape(rows, length) if "entropy" in needs else None,
+      hidden=hidden if "hidden" in needs else None,
     )
 
   return score
 
 
 def completion_hidden(
-    model: api.LanguageModel, params: api.Params, rollout: types.Rollout
+  model: api.LanguageModel, params: api.Params, rollout: types.Rollout
 ) -> jax.Array:
   """Hidden states [N, T, D] that predict each completion token.
 

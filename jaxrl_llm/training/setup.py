@@ -74,16 +74,14 @@ class Run:
 def make_pool(config: experiment.Experiment) -> pools.RewardPool:
   """Starts the processes that score; a context manager."""
   return pools.RewardPool(
-      config.reward,
-      weights=config.reward_weights,
-      timeout=config.reward_timeout,
-      workers=config.reward_workers,
+    config.reward,
+    weights=config.reward_weights,
+    timeout=config.reward_timeout,
+    workers=config.reward_workers,
   )
 
 
-def build(
-    config: experiment.Experiment, *, weights: str | None = None
-) -> Run:
+def build(config: experiment.Experiment, *, weights: str | None = None) -> Run:
   """Makes every part of a run.
 
   Args:
@@ -99,125 +97,125 @@ def build(
   held_out = _source(config, config.data.eval_split)
   loaded = resolve.load(weights or config.model.name, seed=config.seed)
   model = families.build(
-      loaded.config,
-      dtype=jnp.dtype(config.model.dtype),
-      remat=config.model.remat,
+    loaded.config,
+    dtype=jnp.dtype(config.model.dtype),
+    remat=config.model.remat,
   )
   updates = config.steps * config.mini_batches * config.epochs
   mesh = meshes.data_mesh(config.prompts_per_step)
   chain = optimizer.make_optimizer(config.optimizer, steps=updates)
   needs = method.needs | {"entropy"}
   scorer = score.make_score(
-      model, temperature=config.sampling.temperature, needs=needs
+    model, temperature=config.sampling.temperature, needs=needs
   )
   train_step = step.make_train_step(
-      scorer,
-      method,
-      chain,
-      micro_batches=config.micro_batches,
-      mini_batches=config.mini_batches,
-      epochs=config.epochs,
-      old_logprobs=config.old_logprobs,
+    scorer,
+    method,
+    chain,
+    micro_batches=config.micro_batches,
+    mini_batches=config.mini_batches,
+    epochs=config.epochs,
+    old_logprobs=config.old_logprobs,
   )
   return Run(
-      config=config,
-      loaded=loaded,
-      model=model,
-      method=method,
-      optimizer=chain,
-      schedule=optimizer.make_schedule(config.optimizer, steps=updates),
-      train_step=jax.jit(train_step, donate_argnums=0),
-      collect=_collector(config, model, loaded.tokenizer, mesh),
-      evaluate=_evaluator(config, model, loaded.tokenizer),
-      batches=batching.batches(
-          training, batch_size=config.prompts_per_step, seed=config.seed
-      ),
-      held_out=held_out[: config.evaluation.examples],
-      mesh=mesh,
+    config=config,
+    loaded=loaded,
+    model=model,
+    method=method,
+    optimizer=chain,
+    schedule=optimizer.make_schedule(config.optimizer, steps=updates),
+    train_step=jax.jit(train_step, donate_argnums=0),
+    collect=_collector(config, model, loaded.tokenizer, mesh),
+    evaluate=_evaluator(config, model, loaded.tokenizer),
+    batches=batching.batches(
+      training, batch_size=config.prompts_per_step, seed=config.seed
+    ),
+    held_out=held_out[: config.evaluation.examples],
+    mesh=mesh,
   )
 
 
 def make_collector(
-    model: api.LanguageModel,
-    tokenizer: tokenizers.Tokenizer,
-    rule: experiment.Sampling,
-    *,
-    prompt_length: int,
-    completion_length: int,
-    group_size: int,
-    key: jax.Array,
-    template: str = "{prompt}",
-    chat: bool = False,
-    mesh: jax.sharding.Mesh | None = None,
+  model: api.LanguageModel,
+  tokenizer: tokenizers.Tokenizer,
+  rule: experiment.Sampling,
+  *,
+  prompt_length: int,
+  completion_length: int,
+  group_size: int,
+  key: jax.Array,
+  template: str = "{prompt}",
+  chat: bool = False,
+  mesh: jax.sharding.Mesh | None = None,
 ) -> collect.Collector:
   """A collector from names: model, rule and lengths; see its attributes."""
   stops = [*tokenizer.stop_ids, *_stop_texts(rule.stop, tokenizer)]
   draw = sampling.make_rule(
-      temperature=rule.temperature,
-      top_k=rule.top_k,
-      top_p=rule.top_p,
-      min_p=rule.min_p,
-      greedy=rule.greedy,
+    temperature=rule.temperature,
+    top_k=rule.top_k,
+    top_p=rule.top_p,
+    min_p=rule.min_p,
+    greedy=rule.greedy,
   )
   generate = engine.make_generate(
-      model,
-      draw,
-      length=completion_length,
-      group_size=group_size,
-      stop_ids=stops,
-      pad_id=tokenizer.pad_id,
+    model,
+    draw,
+    length=completion_length,
+    group_size=group_size,
+    stop_ids=stops,
+    pad_id=tokenizer.pad_id,
   )
   return collect.Collector(
-      generate=jax.jit(generate),
-      tokenizer=tokenizer,
-      prompt_length=prompt_length,
-      group_size=group_size,
-      template=template,
-      chat=chat,
-      key=key,
-      place=lambda tree: meshes.place_rows(tree, mesh),
+    generate=jax.jit(generate),
+    tokenizer=tokenizer,
+    prompt_length=prompt_length,
+    group_size=group_size,
+    template=template,
+    chat=chat,
+    key=key,
+    place=lambda tree: meshes.place_rows(tree, mesh),
   )
 
 
 def _collector(config, model, tokenizer, mesh):
   return make_collector(
-      model,
-      tokenizer,
-      config.sampling,
-      prompt_length=config.prompt_length,
-      completion_length=config.completion_length,
-      group_size=config.group_size,
-      key=jax.random.fold_in(jax.random.key(config.seed), _ROLLOUT),
-      template=config.data.template,
-      chat=config.data.chat,
-      mesh=mesh,
+    model,
+    tokenizer,
+    config.sampling,
+    prompt_length=config.prompt_length,
+    completion_length=config.completion_length,
+    group_size=config.group_size,
+    key=jax.random.fold_in(jax.random.key(config.seed), _ROLLOUT),
+    template=config.data.template,
+    chat=config.data.chat,
+    mesh=mesh,
   )
 
 
 def _evaluator(config, model, tokenizer):
   return make_collector(
-      model,
-      tokenizer,
-      config.evaluation.sampling,
-      prompt_length=config.prompt_length,
-      completion_length=config.completion_length,
-      group_size=config.evaluation.samples,
-      key=jax.random.fold_in(jax.random.key(config.seed), _EVALUATION),
-      template=config.data.template,
-      chat=config.data.chat,
+    model,
+    tokenizer,
+    config.evaluation.sampling,
+    prompt_length=config.prompt_length,
+    completion_length=config.completion_length,
+    group_size=config.evaluation.samples,
+    key=jax.random.fold_in(jax.random.key(config.seed), _EVALUATION),
+    template=config.data.template,
+    chat=config.data.chat,
   )
 
 
 def _source(config, split):
   data = config.data
   return sources.load(
-      data.source,
-      path=data.path,
-      split=split,
-      digits=data.digits,
-      few_shot=data.few_shot,
-      size=data.size,
-      seed=config.seed,
+    data.source,
+    path=data.path,
+    split=split,
+    digits=data.digits,
+    few_shot=data.few_shot,
+    size=data.size,
+    seed=config.seed,
   )
 
 
@@ -227,7 +225,7 @@ def _stop_texts(stops, tokenizer):
     ids = tokenizer.encode(text)
     if len(ids) != 1:
       raise ValueError(
-          f"sampling.stop {text!r} is {len(ids)} tokens of this tokenizer, it"
-          " must be exactly one; name the token that ends it."
+        f"sampling.stop {text!r} is {len(ids)} tokens of this tokenizer, it"
+        " must be exactly one; name the token that ends it."
       )
     yield ids[0]

@@ -28,12 +28,12 @@ class TrainState:
 
 
 def init_state(
-    params: Any, method: base.Method, optimizer: optax.GradientTransformation
+  params: Any, method: base.Method, optimizer: optax.GradientTransformation
 ) -> TrainState:
   """The state before the first step."""
   return TrainState(
-      step=jnp.zeros((), jnp.int32),
-      params=params,
-      opt_state=optimizer.init(params),
-      method_state=method.transform.init(),
+    step=jnp.zeros((), jnp.int32),
+    params=params,
+    opt_state=optimizer.init(params),
+    method_state=method.transform.init(),
   )

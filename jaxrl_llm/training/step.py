@@ -16,24 +16,25 @@ import optax
 
 from jaxrl_llm import types
 from jaxrl_llm.methods import base
+from jaxrl_llm.objectives import policy
 from jaxrl_llm.training import score as scoring
 from jaxrl_llm.training import state as states
 
 StepFn = Callable[
-    [states.TrainState, types.Rollout, Any],
-    tuple[states.TrainState, types.Metrics],
+  [states.TrainState, types.Rollout, Any],
+  tuple[states.TrainState, types.Metrics],
 ]
 
 
 def make_train_step(
-    score: scoring.ScoreFn,
-    method: base.Method,
-    optimizer: optax.GradientTransformation,
-    *,
-    micro_batches: int = 1,
-    mini_batches: int = 1,
-    epochs: int = 1,
-    old_logprobs: str = "trainer",
+  score: scoring.ScoreFn,
+  method: base.Method,
+  optimizer: optax.GradientTransformation,
+  *,
+  micro_batches: int = 1,
+  mini_batches: int = 1,
+  epochs: int = 1,
+  old_logprobs: str = "trainer",
 ) -> StepFn:
   """Closes over everything static; what is left is arrays in, arrays out.
 
@@ -57,8 +58,7 @@ def make_train_step(
   """
   if old_logprobs not in ("trainer", "sampler"):
     raise ValueError(
-        "old_logprobs must be 'trainer' or 'sampler', got"
-        f" {old_logprobs!r}."
+      f"old_logprobs must be 'trainer' or 'sampler', got {old_logprobs!r}."
     )
   updates = mini_batches * epochs
   on_policy = updates == 1 and old_logprobs == "trainer"
@@ -84,7 +84,7 @@ def make_train_step(
 
     zeros = jax.tree.map(jnp.zeros_like, params)
     grads, (metrics, gaps) = jax.lax.scan(
-        accumulate, zeros, split(batch, micro_batches)
+      accumulate, zeros, split(batch, micro_batches)
     )
     total = jax.tree.map(lambda x: x.sum(axis=0), (metrics, gaps))
     total[1]["max"] = gaps["max"].max()
@@ -97,6 +97,7 @@ def make_train_step(
     grads, (metrics, gap) = gradient(params, (rollout, advantages, weights))
     changes, opt_state = optimizer.update(grads, opt_state, params)
     params = optax.apply_updates(params, changes)
+    metrics = policy.token_averages(metrics)
     metrics |= {"grad_norm": optax.tree.norm(grads)}
     return (params, opt_state), (metrics, gap)
 
@@ -107,8 +108,8 @@ def make_train_step(
 
   def recomputed(params, rollout):
     return rollout.replace(
-        old_logprobs=forward(params, rollout),
-        extras=rollout.extras | {"sampler_logprobs": rollout.old_logprobs},
+      old_logprobs=forward(params, rollout),
+      extras=rollout.extras | {"sampler_logprobs": rollout.old_logprobs},
     )
 
   def train_step(state, rollout, reference):
@@ -125,23 +126,23 @@ def make_train_step(
     else:
       passes = split(batch, mini_batches)
       carry, (metrics, gaps) = jax.lax.scan(
-          lambda carry, index: update(
-              carry, jax.tree.map(lambda x: x[index % mini_batches], passes)
-          ),
-          carry,
-          jnp.arange(updates),
+        lambda carry, index: update(
+          carry, jax.tree.map(lambda x: x[index % mini_batches], passes)
+        ),
+        carry,
+        jnp.arange(updates),
       )
       metrics = jax.tree.map(lambda x: x.mean(axis=0), metrics)
       gap = jax.tree.map(lambda x: x[0], gaps)
     metrics |= _gap_metrics(gap)
     return (
-        state.replace(
-            step=state.step + 1,
-            params=carry[0],
-            opt_state=carry[1],
-            method_state=method.transform.observe(method_state, metrics),
-        ),
-        metrics,
+      state.replace(
+        step=state.step + 1,
+        params=carry[0],
+        opt_state=carry[1],
+        method_state=method.transform.observe(method_state, metrics),
+      ),
+      metrics,
     )
 
   return train_step

@@ -13,15 +13,14 @@ def _operands(rows=40, inner=48, outer=32):
 
 
 class LinearTest(chex.TestCase):
-
   @chex.variants(with_jit=True, without_jit=True)
   def test_is_the_matrix_product_with_its_gradients(self):
     x, w = _operands()
     plain = lambda x, w: jnp.sin(jnp.einsum("rti,io->rto", x, w)).sum()
     ours = self.variant(
-        jax.value_and_grad(
-            lambda x, w: jnp.sin(linear.linear(x, w)).sum(), argnums=(0, 1)
-        )
+      jax.value_and_grad(
+        lambda x, w: jnp.sin(linear.linear(x, w)).sum(), argnums=(0, 1)
+      )
     )
     expected = jax.value_and_grad(plain, argnums=(0, 1))(x, w)
     chex.assert_trees_all_close(ours(x, w), expected, rtol=1e-4, atol=1e-5)
@@ -32,21 +31,19 @@ class LinearTest(chex.TestCase):
     low = lambda a: a.astype(jnp.bfloat16).astype(jnp.float32)
     y = linear.linear(x, w, dtype=jnp.bfloat16)
     exact = jnp.einsum(
-        "rti,io->rto", low(x), low(w), precision=jax.lax.Precision.HIGHEST
+      "rti,io->rto", low(x), low(w), precision=jax.lax.Precision.HIGHEST
     )
     self.assertEqual(y.dtype, jnp.float32)
     chex.assert_trees_all_close(y, exact, atol=1e-5)
 
   def test_gradient_of_a_float32_weight_is_not_rounded_to_bfloat16(self):
     x, w = _operands()
-    dw = jax.grad(
-        lambda w: linear.linear(x, w, dtype=jnp.bfloat16).sum()
-    )(w)
+    dw = jax.grad(lambda w: linear.linear(x, w, dtype=jnp.bfloat16).sum())(w)
     exact = x.astype(jnp.bfloat16).astype(jnp.float32).sum((0, 1))
     chex.assert_trees_all_close(dw[:, 0], exact, rtol=1e-5, atol=1e-5)
     self.assertGreater(
-        float(jnp.abs(dw - dw.astype(jnp.bfloat16).astype(jnp.float32)).max()),
-        0.0,
+      float(jnp.abs(dw - dw.astype(jnp.bfloat16).astype(jnp.float32)).max()),
+      0.0,
     )
 
   def test_frozen_weights_give_the_same_product(self):
@@ -57,8 +54,8 @@ class LinearTest(chex.TestCase):
     self.assertEqual(frozen["layers"]["norm"].dtype, jnp.float32)
     self.assertEqual(frozen["embed"].dtype, jnp.bfloat16)
     chex.assert_trees_all_equal(
-        linear.linear(x, frozen["layers"]["w"][0], dtype=jnp.bfloat16),
-        linear.linear(x, w, dtype=jnp.bfloat16),
+      linear.linear(x, frozen["layers"]["w"][0], dtype=jnp.bfloat16),
+      linear.linear(x, w, dtype=jnp.bfloat16),
     )
 
   def test_float32_is_frozen_as_it_is(self):

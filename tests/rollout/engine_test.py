@@ -31,12 +31,12 @@ def _prompts():
 def _generate(model, *, length=T, group=G, stop=STOP, jit=True, **rule):
   rule = {"temperature": 0.7, **rule}
   fn = engine.make_generate(
-      model,
-      sampling.make_rule(**_rule(**rule)),
-      length=length,
-      group_size=group,
-      stop_ids=stop,
-      pad_id=0,
+    model,
+    sampling.make_rule(**_rule(**rule)),
+    length=length,
+    group_size=group,
+    stop_ids=stop,
+    pad_id=0,
   )
   return jax.jit(fn) if jit else fn
 
@@ -51,12 +51,11 @@ def _run(generate, params, key=0, ids=None, rows=slice(None)):
   if ids is None:
     ids = jnp.arange(prompts.shape[0] * G)
   return jax.device_get(
-      generate(params, prompts, mask, ids, jax.random.key(key))
+    generate(params, prompts, mask, ids, jax.random.key(key))
   )
 
 
 class EngineTest(chex.TestCase):
-
   def test_the_stop_token_is_in_the_completion_and_trained(self):
     model, params = _model()
     out = _run(_generate(model), params)
@@ -77,15 +76,15 @@ class EngineTest(chex.TestCase):
     out = _run(_generate(model), params)
     prompts, mask = _prompts()
     rollout = types.Rollout(
-        prompts=jnp.repeat(prompts, G, 0),
-        prompt_mask=jnp.repeat(mask, G, 0),
-        completions=out.completions,
-        mask=out.mask,
-        old_logprobs=out.logprobs,
-        rewards=jnp.zeros(B * G),
-        weights=jnp.ones(B * G),
-        finish_reason=out.finish_reason,
-        group_size=G,
+      prompts=jnp.repeat(prompts, G, 0),
+      prompt_mask=jnp.repeat(mask, G, 0),
+      completions=out.completions,
+      mask=out.mask,
+      old_logprobs=out.logprobs,
+      rewards=jnp.zeros(B * G),
+      weights=jnp.ones(B * G),
+      finish_reason=out.finish_reason,
+      group_size=G,
     )
     scores = score.make_score(model, temperature=0.7)(params, rollout)
     np.testing.assert_allclose(scores.logprobs, out.logprobs, atol=1e-4)
@@ -97,16 +96,16 @@ class EngineTest(chex.TestCase):
     prompts, mask = _prompts()
     tokens = jnp.concatenate([jnp.repeat(prompts, G, 0), out.completions], 1)
     whole = cache.Causal(
-        jnp.concatenate([jnp.repeat(mask, G, 0), out.mask], axis=1)
+      jnp.concatenate([jnp.repeat(mask, G, 0), out.mask], axis=1)
     )
     hidden, _ = model.apply(params, tokens, whole.positions(), whole)
     logits = hidden[:, S - 1 : -1] @ model.head(params).T / 0.7
     logprobs = jax.nn.log_softmax(logits)
     chosen = jnp.take_along_axis(
-        logprobs, jnp.asarray(out.completions)[..., None], 2
+      logprobs, jnp.asarray(out.completions)[..., None], 2
     )[..., 0]
     np.testing.assert_allclose(
-        np.where(out.mask, chosen, 0.0), out.logprobs, atol=1e-4
+      np.where(out.mask, chosen, 0.0), out.logprobs, atol=1e-4
     )
 
   def test_truncated_sampling_reports_both_distributions(self):
@@ -124,8 +123,7 @@ class EngineTest(chex.TestCase):
     one, two = (_run(generate, params, key) for key in (0, 1))
     self.assertLess((one.completions == two.completions).mean(), 0.2)
     uniforms = [
-        engine.token_uniforms(jax.random.key(k), jnp.arange(8), T)
-        for k in (0, 1)
+      engine.token_uniforms(jax.random.key(k), jnp.arange(8), T) for k in (0, 1)
     ]
     both = np.concatenate([np.ravel(u) for u in uniforms])
     self.assertEqual(len(np.unique(both)), both.size)
@@ -147,10 +145,10 @@ class EngineTest(chex.TestCase):
     np.testing.assert_array_equal(moved.completions, whole.completions[rows])
     alone = _run(generate, params, ids=ids[G : 2 * G], rows=slice(1, 2))
     np.testing.assert_array_equal(
-        alone.completions, whole.completions[G : 2 * G]
+      alone.completions, whole.completions[G : 2 * G]
     )
     np.testing.assert_allclose(
-        alone.logprobs, whole.logprobs[G : 2 * G], atol=1e-5
+      alone.logprobs, whole.logprobs[G : 2 * G], atol=1e-5
     )
 
   def test_a_longer_limit_extends_the_same_completions(self):
@@ -158,7 +156,7 @@ class EngineTest(chex.TestCase):
     short = _run(_generate(model, length=4), params)
     long = _run(_generate(model, length=T), params)
     np.testing.assert_array_equal(
-        short.completions[short.mask], long.completions[:, :4][short.mask]
+      short.completions[short.mask], long.completions[:, :4][short.mask]
     )
 
   @parameterized.parameters(1, 2)

@@ -1,0 +1,46 @@
+"""Compiles the train step beside the first rollout instead of after it."""
+
+import concurrent.futures
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxrl_llm import types
+from jaxrl_llm.training import state as states
+
+
+def compile_ahead(
+  train_step: Any, state: states.TrainState, rollout: types.Rollout, reference
+) -> concurrent.futures.Future:
+  """Compiles a jitted train step in a thread, beside the first rollout."""
+  shapes = jax.tree.map(_shape_of, (state, rollout, reference))
+  thread = concurrent.futures.ThreadPoolExecutor(1)
+  future = thread.submit(lambda: train_step.lower(*shapes).compile())
+  thread.shutdown(wait=False)
+  return future
+
+
+def _shape_of(leaf):
+  sharding = getattr(leaf, "sharding", None)
+  return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def example_rollout(
+  prompts: int, group_size: int, prompt_length: int, completion_length: int
+) -> types.Rollout:
+  """Arrays of the shapes that Samples.rollout makes; zeros."""
+  rows = prompts * group_size
+  prompt, shape = (rows, prompt_length), (rows, completion_length)
+  return types.Rollout(
+    prompts=np.zeros(prompt, np.int32),
+    prompt_mask=np.zeros(prompt, bool),
+    completions=np.zeros(shape, np.int32),
+    mask=np.zeros(shape, bool),
+    old_logprobs=np.zeros(shape, np.float32),
+    rewards=np.zeros(rows, np.float32),
+    weights=np.zeros(rows, np.float32),
+    finish_reason=np.zeros(rows, np.int32),
+    extras={"behaviour_logprobs": np.zeros(shape, np.float32)},
+    group_size=group_size,
+  )
