@@ -7,38 +7,15 @@ out again.
 
 from collections import deque
 from collections.abc import Iterable, Sequence
-import dataclasses
 from multiprocessing import connection as connections
 import time
 from typing import Any, Self
 import weakref
 
-import numpy as np
+from jaxrl_llm.rewards import process, registry, scored, worker
 
-from jaxrl_llm.rewards import process, registry, worker
-
-KINDS = ("exception", "timeout", "nan", "died")
-# Messages kept of one call to score.
-MESSAGES = 5
 # Rows sent to a process at once, at most.
 CHUNK = 64
-
-
-@dataclasses.dataclass(frozen=True)
-class Scored:
-  """What the rewards say of N completions.
-
-  Attributes:
-    rewards: [N] float32, weighted sums; NaN where a row could not be scored.
-    components: {name: [N] float32} before weighting; NaN where missing.
-    failures: number of rows lost, by kind; every kind of KINDS is there.
-    messages: the first of them, one line each.
-  """
-
-  rewards: np.ndarray
-  components: dict[str, np.ndarray]
-  failures: dict[str, int]
-  messages: list[str]
 
 
 class RewardPool:
@@ -72,12 +49,12 @@ class RewardPool:
         about the first argument or reward that cannot be.
     """
     self._names = tuple(names)
-    self._weights = _checked_weights(self._names, weights)
+    weights = _checked_weights(self._names, weights)
     _check_numbers(timeout, workers)
     for name in self._names:
       registry.check(name)
     self.labels = registry.labels(self._names)
-    self._owners = {label: i for i, label in enumerate(self.labels)}
+    self._assembly = scored.Assembly(self.labels, weights)
     self._processes = [
       process.Process(self._names, timeout) for _ in range(workers)
     ]
@@ -108,7 +85,7 @@ class RewardPool:
     prompts: Sequence[str],
     completions: Sequence[str],
     answers: Sequence[Any],
-  ) -> Scored:
+  ) -> scored.Scored:
     """Scores N completions; what a reward does wrong is in the result.
 
     Args:
@@ -132,7 +109,7 @@ class RewardPool:
       rows = [worker.score_row(self._functions, *row) for row in texts]
     else:
       rows = self._dispatch(texts)
-    return self._assemble(rows)
+    return self._assembly(rows)
 
   def _start(self, timeout: float) -> None:
     """Starts all processes; the first tries users' functions."""
@@ -175,36 +152,6 @@ class RewardPool:
       elif time.monotonic() >= each.deadline:
         text = "took longer than the timeout; its process was replaced"
         _lose(each, task, worker.Failure("timeout", text))
-
-  def _assemble(self, rows: Sequence[worker.Row]) -> Scored:
-    shape = len(rows)
-    components = {name: _missing(shape) for name in self.labels}
-    rewards = _missing(shape)
-    for i, row in enumerate(rows):
-      for k, numbers in enumerate(row.values):
-        for key, value in numbers.items():
-          name = self._component(k, key)
-          components.setdefault(name, _missing(shape))[i] = value
-        if "" not in numbers and numbers:
-          components[self.labels[k]][i] = sum(numbers.values())
-      if row.failure is None:
-        rewards[i] = _total(self._weights, row)
-    lost = [(i, row.failure) for i, row in enumerate(rows) if row.failure]
-    kinds = [failure.kind for _, failure in lost]
-    return Scored(
-      rewards=rewards,
-      components=components,
-      failures={kind: kinds.count(kind) for kind in KINDS},
-      messages=[f"row {i}: {why.message}" for i, why in lost[:MESSAGES]],
-    )
-
-  def _component(self, k: int, key: str) -> str:
-    """Name of a component; the first reward that uses a name keeps it."""
-    if not key:
-      return self.labels[k]
-    if self._owners.setdefault(key, k) == k and key not in self.labels:
-      return key
-    return f"{self.labels[k]}/{key}"
 
 
 class _Task:
@@ -288,22 +235,19 @@ def _kill(processes: Iterable[process.Process]) -> None:
     each.kill()
 
 
-def _missing(rows: int) -> np.ndarray:
-  return np.full(rows, np.nan, np.float32)
-
-
-def _total(weights: Sequence[float], row: worker.Row) -> float:
-  sums = (sum(numbers.values()) for numbers in row.values)
-  return sum(w * value for w, value in zip(weights, sums, strict=True))
-
-
 def _checked_weights(
-  names: Sequence[str], weights: Sequence[float]
+  names: tuple[str, ...], weights: Sequence[float]
 ) -> tuple[float, ...]:
   if not names:
     raise ValueError(
       "reward must name at least one of"
       f" {', '.join(registry.REWARDS)}; got none."
+    )
+  twice = [name for name in names if names.count(name) > 1]
+  if twice:
+    raise ValueError(
+      f"reward {twice[0]!r} is named twice; name it once and set its factor"
+      " in reward_weights."
     )
   if weights and len(weights) != len(names):
     raise ValueError(

@@ -143,6 +143,7 @@ class Process:
         os.killpg(self._child.pid, signal.SIGKILL)
       except (ProcessLookupError, PermissionError):
         pass
+      self._child.kill()
       self._child.wait()
       self.connection.close()
     self._child = self.connection = None

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from jaxrl_llm.rewards import pool as pools
+from jaxrl_llm.rewards import scored as scoring
 
 FILE = '''
 import os
@@ -120,7 +121,7 @@ def test_each_kind_of_failure_costs_its_row_and_is_counted(file):
   np.testing.assert_array_equal(np.flatnonzero(~np.isnan(scored.rewards)), good)
   np.testing.assert_array_equal(scored.rewards[good], [2, 2, 2, 4])
   assert scored.failures == {"exception": 3, "timeout": 2, "nan": 3, "died": 2}
-  assert len(scored.messages) == pools.MESSAGES
+  assert len(scored.messages) == scoring.MESSAGES
   assert not any("\n" in message for message in scored.messages)
   assert "row 2" in scored.messages[1] and "KeyError" in scored.messages[1]
   assert "exit code 3" in scored.messages[2]
@@ -193,6 +194,7 @@ def test_a_bad_reward_is_refused_at_construction(file, name, message, workers):
   [
     ({"names": []}, "at least one of exact_integer"),
     ({"weights": (1, 2)}, "2 values for 1 rewards"),
+    ({"names": ["math", "math"]}, "reward 'math' is named twice"),
     ({"timeout": 0}, "reward_timeout must be positive"),
     ({"workers": -1}, "reward_workers must be 0 or more"),
   ],
