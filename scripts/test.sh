@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Installs what the tests need and runs them. Arguments go to pytest, for
+# example
+#
+#   ./scripts/test.sh tests/advantages -k centred
+set -euo pipefail
+
+source "$(dirname "${BASH_SOURCE[0]}")/install.sh"
+install_project test "[test,parity]"
+cd "$ROOT"
+
+exec .venv/bin/python -m pytest "$@"
