@@ -13,6 +13,8 @@ cd "$ROOT"
 if [ "$(uname -s)" = Linux ]; then
   export GLIBC_TUNABLES="${GLIBC_TUNABLES-glibc.malloc.hugetlb=1}"
 fi
+export TRANSFORMERS_NO_ADVISORY_WARNINGS=1 # torch is not missed
+
 case " $* " in
   *" --help "* | *" -h "*) exec .venv/bin/jaxrl train demo_addition "$@" ;;
   *" --resume "*) ;;

@@ -8,23 +8,17 @@ Other options are let through, so it can be given those of `jaxrl train`.
 import argparse
 import json
 import pathlib
+import statistics
 import sys
 
 import rich.console
 import rich.table
 
-# title, key in evaluations.jsonl, how it is written
-_EVALUATION = (
-  ("accuracy, held out", "accuracy", "{:.3f}"),
-  ("  95 % interval, from", "accuracy_low", "{:.3f}"),
-  ("  to", "accuracy_high", "{:.3f}"),
-)
-# title, key in metrics.jsonl, how it is written; means of _WINDOW steps
+# title, key in metrics.jsonl, how it is written
 _STEPS = (
   ("reward in training", "reward", "{:.3f}"),
   ("entropy, nats a token", "entropy", "{:.3f}"),
   ("length, tokens", "length", "{:.1f}"),
-  ("seconds a step", "time/step", "{:.1f}"),
 )
 _WINDOW = 5
 
@@ -43,25 +37,36 @@ def read(path: pathlib.Path) -> list[dict]:
 
 def table(folder: pathlib.Path) -> rich.table.Table:
   """What changed between the first and the last lines of a run's files."""
-  rows = rich.table.Table(title=str(folder), title_justify="left")
+  tests = read(folder / "evaluations.jsonl")
+  steps = read(folder / "metrics.jsonl")
+  rows = rich.table.Table(title=f"{folder}, {len(steps)} steps")
   for name in ("", "before", "after", "change"):
     rows.add_column(name, justify="right" if name else "left")
-  tests = read(folder / "evaluations.jsonl")
-  for title, key, form in _EVALUATION:
-    _add(rows, title, form, tests[0].get(key), tests[-1].get(key))
-  steps = read(folder / "metrics.jsonl")
+  first, last = tests[0], tests[-1]
+  title = f"accuracy on {last['problems']:.0f} held-out problems"
+  _add(rows, title, "{:.3f}", first["accuracy"], last["accuracy"])
+  rows.add_row("  95 % interval", _interval(first), _interval(last))
+  window = max(1, min(_WINDOW, len(steps) // 2))
   for title, key, form in _STEPS:
     values = [step[key] for step in steps if step.get(key) is not None]
     if values:
-      first, last = values[:_WINDOW], values[-_WINDOW:]
-      _add(rows, title, form, sum(first) / len(first), sum(last) / len(last))
+      before, after = values[:window], values[-window:]
+      _add(rows, title, form, statistics.mean(before), statistics.mean(after))
+  seconds = statistics.median(step["time/step"] for step in steps)
+  rows.caption = (
+    f"training: means of the first and last {window}; median step"
+    f" {seconds:.1f} s"
+  )
   return rows
 
 
+def _interval(test: dict) -> str:
+  return f"{test['accuracy_low']:.2f} to {test['accuracy_high']:.2f}"
+
+
 def _add(rows, title: str, form: str, before, after) -> None:
-  if before is not None and after is not None:
-    change = form.replace(":", ":+").format(after - before)
-    rows.add_row(title, form.format(before), form.format(after), change)
+  change = form.replace(":", ":+").format(after - before)
+  rows.add_row(title, form.format(before), form.format(after), change)
 
 
 def main() -> int:
@@ -79,11 +84,6 @@ def main() -> int:
   except FileNotFoundError as error:
     print(f"show_run: {error}", file=sys.stderr)
     return 2
-  problems = read(folder / "evaluations.jsonl")[-1].get("problems", 0)
-  print(
-    f"{problems:.0f} held-out problems; rewards and times are means of the"
-    f" first and last {_WINDOW} steps."
-  )
   for name, what in (
     ("report.html", "curves and completions, one page for a browser"),
     ("export", "the trained model, a folder that transformers loads"),
