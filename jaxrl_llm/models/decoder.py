@@ -91,7 +91,9 @@ class Decoder:
       "layers": jax.vmap(self._init_block)(
         jax.random.split(block_key, config.depth)
       ),
-      "final_norm": jnp.full((config.width,), 1.0 - self.norm_offset),
+      "final_norm": jnp.full(
+        (config.width,), 1.0 - self.norm_offset, jnp.float32
+      ),
     }
     if not config.tied:
       params["head"] = 0.02 * jax.random.normal(head_key, shape)

@@ -37,8 +37,8 @@ class Stopped(Exception):
 
   def __init__(self, signum: int, step: int, folder: pathlib.Path):
     super().__init__(
-      f"stopped by {signal.Signals(signum).name} after step {step}; saved in"
-      f" {folder}, --resume goes on from there."
+      f"stopped by {signal.Signals(signum).name} after step {step}; all is"
+      f" saved in {folder}, --resume goes on from there."
     )
     self.signum = signum
     self.step = step
@@ -54,7 +54,8 @@ def train(
 
   Args:
     config: the experiment.
-    resume: go on from the newest checkpoint in runs/NAME.
+    resume: go on from the newest checkpoint in runs/NAME; a run that was
+      killed before its first one starts anew.
     overwrite: delete what runs/NAME holds and start anew.
 
   Returns:
@@ -80,7 +81,7 @@ def train(
       )
     )
     trainer = _Trainer(run, pool, saver, folder)
-    if resume:
+    if resume and saver.steps():
       trainer.restore()
     (folder / "config.json").write_text(
       json.dumps(describe(config), indent=2) + "\n"
@@ -130,7 +131,7 @@ class _Trainer:
     if self._signal is not None:
       raise KeyboardInterrupt
     self._signal = number
-    self._display.say("finishing this step, then saving; again: stop at once")
+    self._display.say("stopping soon, all is saved first; again: at once")
 
   def _header(self) -> dict[str, Any]:
     config, loaded = self._run.config, self._run.loaded
@@ -159,8 +160,16 @@ class _Trainer:
   def run(self):
     """All steps that are left, with evaluations and checkpoints."""
     config = self._run.config
-    if self._first == 0:
-      self.evaluate(0)
+    if not self._evaluated(self._first):
+      self.evaluate(self._first)
+    if self._first < config.steps:
+      self._train()
+    if config.export:
+      self._display.say(f"exporting to {self._folder / 'export'}")
+      export(self._run, self._state.params, self._folder / "export")
+
+  def _train(self):
+    config = self._run.config
     example = meshes.place_rows(
       ahead.example_rollout(
         config.prompts_per_step,
@@ -176,18 +185,13 @@ class _Trainer:
     for step in range(self._first, config.steps):
       self._one_step(step, compiling)
       done = step + 1
-      last = done == config.steps
-      every = config.evaluation.every
-      if last or every and done % every == 0:
-        self.evaluate(done)
       every = config.checkpoint.every
-      if last or self._signal or every and done % every == 0:
+      if done == config.steps or every and done % every == 0:
         self.save(done)
-      if self._signal and not last:
-        raise Stopped(self._signal, done, self._folder)
-    if config.export:
-      self._display.say(f"exporting to {self._folder / 'export'}")
-      export(self._run, self._state.params, self._folder / "export")
+      if self._signal and done < config.steps:
+        self._stop(done)
+      if not self._evaluated(done):
+        self.evaluate(done)
 
   def _one_step(self, step: int, compiling: concurrent.futures.Future):
     run, clock = self._run, _Clock()
@@ -217,11 +221,30 @@ class _Trainer:
 
   def evaluate(self, step: int):
     """Accuracy on held-out problems, written and shown."""
+
+    def say(done, total):
+      self._display.evaluating(done, total)
+      if self._signal and done < total:
+        self._stop(step)
+
     result = inference.held_out(
-      self._run, self._pool, self._state.params, say=self._display.evaluating
+      self._run, self._pool, self._state.params, say=say
     )
     self._writer.evaluation(step, result.metrics, result.rows)
     self._display.evaluation(step, result.metrics)
+
+  def _evaluated(self, step: int) -> bool:
+    """Whether no evaluation is owed after `step` steps."""
+    every = self._run.config.evaluation.every
+    due = step in (0, self._run.config.steps) or every and step % every == 0
+    rows = metric_files.read(self._folder / metric_files.EVALUATIONS)
+    return not due or any(row["step"] == step for row in rows)
+
+  def _stop(self, step: int):
+    """Saves, unless nothing was trained yet, and raises Stopped."""
+    if step:
+      self.save(step)
+    raise Stopped(self._signal, step, self._folder)
 
 
 class _Clock:
@@ -263,6 +286,11 @@ def _prepare(folder: pathlib.Path, *, resume: bool, overwrite: bool) -> None:
   """Refuses to mix two runs in one folder."""
   if resume and overwrite:
     raise ValueError("--resume and --overwrite exclude each other.")
+  if resume and not (folder / "config.json").exists():
+    raise FileNotFoundError(
+      f"nothing to resume in {folder}: no run was started there; leave"
+      " --resume out, or set --runs and --name to those of the run."
+    )
   used = (folder / "metrics.jsonl").exists()
   if overwrite and used:
     shutil.rmtree(folder)
