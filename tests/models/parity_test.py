@@ -4,12 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
+import transformers
 
 from jaxrl_llm.models import cache, families
 from jaxrl_llm.models.weights import hf
-
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
 
 _SMALL = {
   "vocab_size": 96,
@@ -108,6 +107,15 @@ CASES = {
     },
   ),
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_torch_thread():
+  """Torch's threads spin beside jax's and slow both down."""
+  before = torch.get_num_threads()
+  torch.set_num_threads(1)
+  yield
+  torch.set_num_threads(before)
 
 
 def theirs(name):
