@@ -36,6 +36,7 @@ class Stopped(Exception):
   """
 
   def __init__(self, signum: int, step: int, folder: pathlib.Path):
+    """Says what happened and how to go on."""
     super().__init__(
       f"stopped by {signal.Signals(signum).name} after step {step}; all is"
       f" saved in {folder}, --resume goes on from there."

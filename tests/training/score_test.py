@@ -1,0 +1,188 @@
+"""What the policy says: packed rows, gradients, memory (contract 7)."""
+
+import dataclasses
+import functools
+import math
+import re
+
+from absl.testing import parameterized
+import chex
+import jax
+from jax.extend import core
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrl_llm import methods
+from jaxrl_llm.models import cache, families
+from jaxrl_llm.testing import rollouts
+from jaxrl_llm.training import experiment, optimizer, score, state, step
+
+V, S, T, G = 32, 4, 5, 4
+SMALL = dataclasses.replace(
+  families.TINY, vocab_size=V, width=16, heads=2, head_dim=8, mlp_width=16
+)
+
+
+@functools.cache
+def _params():
+  params = families.build(SMALL).init(jax.random.key(0))
+  return params | {"embed": params["embed"] * 20}  # logits that differ
+
+
+@functools.cache
+def _rollout():
+  return rollouts.make_rollout(
+    groups=2, group_size=G, length=T, prompt_length=S, vocab_size=V
+  )
+
+
+def _naive(params, rollout, temperature):
+  """Whole rows, whole logits: log-probs [N, T] and entropy, 0 off the mask."""
+  model = families.build(SMALL)
+  tokens = jnp.concatenate([rollout.prompts, rollout.completions], axis=1)
+  rows = cache.Causal(
+    jnp.concatenate([rollout.prompt_mask, rollout.mask], axis=1)
+  )
+  hidden, _ = model.apply(params, tokens, rows.positions(), rows)
+  logits = hidden[:, S - 1 : -1] @ model.head(params).T / temperature
+  logprobs = jax.nn.log_softmax(logits)
+  chosen = jnp.take_along_axis(logprobs, rollout.completions[..., None], 2)
+  entropy = -(jnp.exp(logprobs) * logprobs).sum(axis=-1)
+  return (jnp.where(rollout.mask, x, 0.0) for x in (chosen[..., 0], entropy))
+
+
+def _probe(logprobs, entropy):
+  """A scalar in which every token counts differently."""
+  weights = jnp.sin(1.0 + jnp.arange(logprobs.size)).reshape(logprobs.shape)
+  return (weights * logprobs + 0.3 * weights**2 * entropy).sum()
+
+
+@functools.cache
+def _scored(remat="none", group_size=G):
+  """Value and gradient of the probe through score."""
+  model = families.build(SMALL, remat=remat)
+  fn = score.make_score(model, temperature=0.7, needs=frozenset({"entropy"}))
+
+  def probe(params, rollout):
+    scores = fn(params, rollout)
+    return _probe(scores.logprobs, scores.entropy), scores
+
+  rollout = _rollout().replace(group_size=group_size)
+  probe = jax.jit(jax.grad(probe, has_aux=True))
+  return probe(_params(), rollout)
+
+
+class ScoreTest(chex.TestCase):
+  def test_values_and_gradient_are_those_of_whole_logits(self):
+    def probe(params, rollout):
+      logprobs, entropy = _naive(params, rollout, 0.7)
+      return _probe(logprobs, entropy), (logprobs, entropy)
+
+    grads, (logprobs, entropy) = jax.jit(jax.grad(probe, has_aux=True))(
+      _params(), _rollout()
+    )
+    got_grads, scores = _scored()
+    np.testing.assert_allclose(scores.logprobs, logprobs, atol=1e-4)
+    np.testing.assert_allclose(scores.entropy, entropy, atol=1e-4)
+    chex.assert_trees_all_close(got_grads, grads, atol=1e-4)
+    self.assertGreater(np.abs(np.asarray(grads["embed"])).max(), 0.1)
+
+  def test_prompts_packed_once_per_group_change_nothing(self):
+    (packed_grads, packed), (grads, scores) = _scored(), _scored(group_size=1)
+    np.testing.assert_allclose(packed.logprobs, scores.logprobs, atol=1e-5)
+    chex.assert_trees_all_close(packed_grads, grads, atol=1e-4)
+
+  @parameterized.parameters("dots", "full")
+  def test_what_is_recomputed_does_not_change_the_gradient(self, remat):
+    chex.assert_trees_all_close(
+      _scored(remat=remat)[0], _scored()[0], atol=1e-5
+    )
+
+  def test_only_what_is_needed_is_returned(self):
+    bare = score.make_score(families.build(SMALL))
+    shapes = jax.eval_shape(bare, _params(), _rollout())
+    self.assertIsNone(shapes.entropy)
+    self.assertIsNone(shapes.hidden)
+    needs = frozenset({"hidden"})
+    full = score.make_score(families.build(SMALL), needs=needs)
+    shapes = jax.eval_shape(full, _params(), _rollout())
+    self.assertEqual(shapes.hidden.shape, (2 * G, T, SMALL.width))
+
+  def test_a_completion_of_one_token_is_scored_by_the_prompt_alone(self):
+    rollout = _rollout()
+    short = rollout.replace(
+      completions=rollout.completions[:, :1], mask=rollout.mask[:, :1]
+    )
+    fn = jax.jit(score.make_score(families.build(SMALL), temperature=0.7))
+    logprobs = fn(_params(), short).logprobs
+    np.testing.assert_allclose(
+      logprobs, _scored()[1].logprobs[:, :1], atol=1e-5
+    )
+
+
+class MemoryTest(chex.TestCase):
+  """Contract 7, for N T = 8192 tokens in two mini-batches and V = 32768.
+
+  The bound is an eighth of N T V, which is the largest tile that
+  token_logprob takes, 2**25 entries, and a quarter of a mini-batch's logits.
+  """
+
+  vocab, groups, length = 32768, 128, 16
+
+  def _lowered(self):
+    config = dataclasses.replace(SMALL, vocab_size=self.vocab)
+    model = families.build(config)
+    method = methods.Grpo(beta=0.04, entropy_coef=0.01).build()
+    chain = optimizer.make_optimizer(experiment.Optimizer(), steps=2)
+    needs = method.needs | {"entropy"}
+    train_step = step.make_train_step(
+      score.make_score(model, needs=needs), method, chain, mini_batches=2
+    )
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    start = jax.eval_shape(
+      lambda params: state.init_state(params, method, chain), params
+    )
+    rollout = jax.eval_shape(
+      lambda: rollouts.make_rollout(
+        groups=self.groups, group_size=G, length=self.length
+      )
+    )
+    return jax.jit(train_step).trace(start, rollout, params)
+
+  def test_logits_of_all_tokens_never_exist(self):
+    tokens = self.groups * G * self.length
+    traced = self._lowered()
+    bound = tokens * self.vocab // 8
+    biggest = max(_sizes(traced.jaxpr.jaxpr))  # every platform's branch
+    self.assertLessEqual(biggest, bound)
+    self.assertGreater(biggest, tokens)  # the walk reached the tiles
+    text = traced.lower().as_text()  # what this platform compiles
+    shapes = re.findall(r"tensor<((?:\d+x)+)\w+>", text)
+    sizes = [math.prod(map(int, s.split("x")[:-1])) for s in set(shapes)]
+    self.assertLessEqual(max(sizes), bound)
+
+  def test_the_walk_finds_logits_where_they_are(self):
+    def naive(hidden, head):
+      return jax.lax.scan(
+        lambda c, x: (c, jax.nn.log_softmax(x @ head.T).max()), 0, hidden
+      )
+
+    shapes = jnp.zeros((2, 8, 4)), jnp.zeros((64, 4))
+    jaxpr = jax.make_jaxpr(jax.jit(naive))(*shapes)
+    self.assertEqual(max(_sizes(jaxpr.jaxpr)), 8 * 64)
+
+
+def _sizes(jaxpr):
+  """Elements of every array in a jaxpr and the jaxprs inside it."""
+  for equation in jaxpr.eqns:
+    for var in equation.outvars:
+      yield math.prod(getattr(var.aval, "shape", ()))
+    for value in jax.tree.leaves(
+      list(equation.params.values()), is_leaf=_is_jaxpr
+    ):
+      if _is_jaxpr(value):
+        yield from _sizes(getattr(value, "jaxpr", value))
+
+
+def _is_jaxpr(value):
+  return isinstance(value, core.Jaxpr | core.ClosedJaxpr)
