@@ -1,6 +1,6 @@
 # Sourced by demo.sh and test.sh: makes .venv and installs the project in it.
 #
-#   install_project NAME [EXTRAS]     (EXTRAS: "[one,two]")
+#   install_project NAME [EXTRAS]     EXTRAS as in "[one,two]"
 #
 # The second call with the same pyproject.toml and constraints.txt is free.
 # PYTHON names the interpreter to use; INSTALL_LOG keeps what the tools said.
@@ -38,13 +38,15 @@ find_python() {
 
 # Runs a command with its output in the log; on failure one line, then out.
 logged() {
-  local what="$1"
+  local what="$1" why
   shift
-  if ! "$@" >>"$INSTALL_LOG" 2>&1; then
-    local why
-    why="$(grep -iE 'error|no solution|failed|×|╰' "$INSTALL_LOG" | tail -1)"
-    die "cannot install $what: ${why:-see the log} (log: $INSTALL_LOG)"
+  if "$@" >>"$INSTALL_LOG" 2>&1; then
+    return
   fi
+  why="$(grep -E '^ *(ERROR|error|hint)\b' "$INSTALL_LOG" |
+    grep -v subprocess | tail -1 | sed 's/^ *//')" || true
+  die "cannot install $what; is the package registry reachable?" \
+    "${why:-The log says why.} (log: $INSTALL_LOG)"
 }
 
 make_venv() {
@@ -53,7 +55,7 @@ make_venv() {
   python="$(find_python)" || exit 2
   echo "making .venv with $("$python" --version)"
   if command -v uv >/dev/null; then
-    uv venv --quiet --clear --seed --python "$python" "$VENV" ||
+    uv venv --quiet --clear --python "$python" "$VENV" ||
       die "uv cannot make $VENV; remove it, or take uv out of PATH."
   else
     "$python" -c 'import ensurepip, venv' 2>/dev/null ||
@@ -76,6 +78,7 @@ install() {
 install_with_pip() {
   local what="$1"
   shift
+  "$VENV/bin/python" -c 'import pip' 2>/dev/null || install pip pip
   logged "$what" "$VENV/bin/python" -m pip install \
     --disable-pip-version-check "$@"
 }
