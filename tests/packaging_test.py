@@ -162,6 +162,7 @@ def test_the_method_of_the_tour_passes_the_contract(check):
 
 def test_the_style_is_kept():
   assert importlib.util.find_spec("ruff"), "ruff is in the extra [test]"
+  files = [str(path) for path in _tracked() if path.suffix == ".py"]
   for args in (["check", "--output-format=concise"], ["format", "--check"]):
-    out = _run(sys.executable, "-m", "ruff", *args, "--no-cache", ".")
+    out = _run(sys.executable, "-m", "ruff", *args, "--no-cache", *files)
     assert out.returncode == 0, out.stdout
