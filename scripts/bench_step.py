@@ -2,10 +2,10 @@
 
 By default the stop id lies outside the vocabulary, so every completion has
 exactly --completion-len tokens and every step is the same work. The parts are
-those of `jaxrl train`: the collector, the reward pool and the train step. Prints
-one JSON line: seconds a step after warm-up (median and best) by phase, and for
-each phase the floor that the machine sets (multiplications over the matmul rate
-and bytes over the copy rate, both measured in this run).
+those of `jaxrl train`: the collector and the train step. Prints one JSON line:
+seconds a step after warm-up (median and best) by phase, and for each phase the
+floor that the machine sets (operations over the matmul rate and bytes over the
+copy rate, both measured in this run).
 
     python scripts/bench_step.py --prompts 4 --group 8 --prompt-len 64 \
         --completion-len 128 --layers 2 --dim 128 --vocab 4096 --beta 0
@@ -41,7 +41,8 @@ def parse() -> argparse.Namespace:
   p.add_argument("--beta", type=float, default=0.04, help="0: no reference")
   p.add_argument("--lr", type=float, default=1e-4)
   whole("micro", 0, "prompts per training micro-batch; 0: all")
-  p.add_argument("--remat", default="none", choices=["none", "dots", "full"])
+  remat = ["none", "dots", "full"]
+  p.add_argument("--remat", default="dots", choices=remat)
   p.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
   p.add_argument("--eos", action="store_true", help="completions end early")
   p.add_argument("--learn", action="store_true", help="reward: even tokens")
@@ -59,6 +60,7 @@ class IntTokenizer:
   """Text is space-separated integers."""
 
   def __init__(self, vocab: int, stop: int):
+    """Pads with 0 and stops at `stop`."""
     self.vocab_size, self.pad_id, self.stop_ids = vocab, 0, (stop,)
 
   def encode(self, text: str) -> list[int]:
@@ -77,6 +79,7 @@ def build(args):
   import optax
 
   from jaxrl_llm import methods
+  from jaxrl_llm.distributed import mesh
   from jaxrl_llm.models import api, families
   from jaxrl_llm.training import experiment, score, setup, state, step
 
@@ -103,7 +106,7 @@ def build(args):
     optimizer,
     micro_batches=args.prompts // (args.micro or args.prompts),
   )
-  params = jax.jit(model.init)(jax.random.key(0))
+  params = mesh.replicate(jax.jit(model.init)(jax.random.key(0)), None)
   collector = setup.make_collector(
     model,
     IntTokenizer(args.vocab, 2 if args.eos else args.vocab + 7),
@@ -125,8 +128,8 @@ def rewards(args, texts):
 
   if not args.learn:
     return np.array([float(len(text) % 7) for text in texts], np.float32)
-  even = lambda t: np.mean([int(w) % 2 == 0 for w in t.split()] or [0])  # noqa: E731
-  return np.array([even(text) for text in texts], np.float32)
+  rows = [[int(word) % 2 == 0 for word in text.split()] for text in texts]
+  return np.array([np.mean(row or [0]) for row in rows], np.float32)
 
 
 def main():
@@ -184,8 +187,12 @@ def summary(args, laps, means, size, import_seconds):
   """The JSON keys that the peers' script prints."""
   import jax
 
-  middle = lambda xs: round(statistics.median(xs[args.warmup :]), 5)  # noqa: E731
-  best = lambda xs: round(min(xs[args.warmup :]), 5)  # noqa: E731
+  def middle(xs):
+    return round(statistics.median(xs[args.warmup :]), 5)
+
+  def best(xs):
+    return round(min(xs[args.warmup :]), 5)
+
   total, rollout, train = (
     middle(laps[k]) for k in ("wall", "rollout", "train")
   )

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxrl_llm.models import api, linear, rope
 
-# Name of every product's result, for the remat policy "dots".
+# Name of what the remat policy "dots" keeps: products with weights, attention.
 PRODUCT = "product"
 ACTIVATIONS = {
   "silu": nn.silu,
@@ -90,6 +90,7 @@ class Attention(nn.Module):
       softcap=config.attention_softcap,
       window=window,
     )
+    out = checkpoint_name(out, PRODUCT)
     out = out.reshape(*x.shape[:2], -1).astype(jnp.float32)
     w = self.param("o", _kernel_init, (out.shape[-1], config.width))
     return _product(out, w, self.dtype), kept

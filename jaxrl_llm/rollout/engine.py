@@ -49,14 +49,11 @@ def token_uniforms(
   key: jax.Array, sample_ids: Int[Array, "N"], length: int
 ) -> Float[Array, "N T 2"]:
   """Two uniforms in [0, 1) for each token, from (key, sample id, position)."""
-  positions = jnp.arange(length)
-
-  def token(row_key, position):
-    return jax.random.uniform(jax.random.fold_in(row_key, position), (2,))
 
   def row(sample_id):
+    # Threefry hashes (key, index) alone: entry t does not depend on T.
     row_key = jax.random.fold_in(key, sample_id)
-    return jax.vmap(token, in_axes=(None, 0))(row_key, positions)
+    return jax.random.uniform(row_key, (length, 2))
 
   return jax.vmap(row)(sample_ids)
 

@@ -1,4 +1,4 @@
-"""What a person decides about a run: one frozen dataclass, every field explained.
+"""What a person decides about a run, every field explained.
 
 A file in configs/ builds an `Experiment` in get_config(); the command line
 overrides single fields of it. Nothing here reaches the mathematics: the loop
@@ -7,6 +7,7 @@ turns each part into functions before the first step.
 
 import dataclasses
 import math
+import operator
 from typing import Literal
 
 from jaxrl_llm import methods
@@ -21,9 +22,9 @@ class Model:
   file"""
   dtype: Literal["float32", "bfloat16"] = "float32"
   """dtype of matrix products; parameters and optimizer stay float32"""
-  remat: Literal["none", "dots", "full"] = "none"
-  """what the backward pass recomputes: nothing, all but matrix products, or
-  everything (least memory)"""
+  remat: Literal["none", "dots", "full"] = "dots"
+  """what the backward pass recomputes: nothing, all but matrix products and
+  attention (on a CPU also the fastest), or everything (least memory)"""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -187,12 +188,15 @@ def validate(config: Experiment) -> None:
   """
   positive = (
     "steps prompts_per_step prompt_length completion_length micro_batches"
-    " mini_batches epochs"
+    " mini_batches epochs evaluation.examples evaluation.samples"
+    " evaluation.batch checkpoint.keep"
   )
-  for name in positive.split():
-    value = getattr(config, name)
-    if value < 1:
-      raise ValueError(f"{name} must be at least 1, got {value}.")
+  natural = "reward_workers evaluation.every checkpoint.every logging.samples"
+  for names, least in ((positive, 1), (natural, 0)):
+    for name in names.split():
+      value = operator.attrgetter(name)(config)
+      if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}.")
   if config.group_size < 2:
     raise ValueError(
       f"group_size must be at least 2, got {config.group_size}: a method"
@@ -212,11 +216,7 @@ def validate(config: Experiment) -> None:
       "sampling.greedy must be False for training: equal completions give"
       " no signal; use evaluation.sampling.greedy."
     )
-  if config.optimizer.learning_rate <= 0:
-    raise ValueError(
-      "optimizer.learning_rate must be positive, got"
-      f" {config.optimizer.learning_rate}."
-    )
+  _validate_optimizer(config.optimizer)
   if not config.reward:
     raise ValueError(
       "reward must name at least one verifier or file.py:function, got"
@@ -232,6 +232,25 @@ def validate(config: Experiment) -> None:
       "evaluation.samples must be 1 when evaluation.sampling.greedy is True,"
       f" got {config.evaluation.samples}: greedy samples are all equal."
     )
+
+
+def _validate_optimizer(config: Optimizer) -> None:
+  if not 0 < config.learning_rate < math.inf:
+    raise ValueError(
+      "optimizer.learning_rate must be positive and finite, got"
+      f" {config.learning_rate}."
+    )
+  for name in ("b1", "b2"):
+    if not 0 <= getattr(config, name) < 1:
+      raise ValueError(
+        f"optimizer.{name} must be in [0, 1), got {getattr(config, name)}."
+      )
+  for name in ("eps", "weight_decay", "max_grad_norm"):
+    if not 0 <= getattr(config, name) < math.inf:
+      raise ValueError(
+        f"optimizer.{name} must be 0 or more and finite, got"
+        f" {getattr(config, name)}."
+      )
 
 
 def _validate_sampling(name: str, rule: Sampling) -> None:

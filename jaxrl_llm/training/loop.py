@@ -292,10 +292,10 @@ def _prepare(folder: pathlib.Path, *, resume: bool, overwrite: bool) -> None:
       f"nothing to resume in {folder}: no run was started there; leave"
       " --resume out, or set --runs and --name to those of the run."
     )
-  used = (folder / "metrics.jsonl").exists()
-  if overwrite and used:
+  steps = folder / "metrics.jsonl"
+  if overwrite and steps.exists():
     shutil.rmtree(folder)
-  elif used and not resume:
+  elif not resume and steps.exists() and steps.stat().st_size:
     raise ValueError(
       f"{folder} already holds a run; --resume goes on with it, --overwrite"
       " deletes it, --name NAME writes elsewhere."

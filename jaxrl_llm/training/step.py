@@ -172,7 +172,7 @@ def split(tree: Any, parts: int) -> Any:
 
 
 def _gap(logprobs, sampled, mask):
-  """Sums over chosen tokens of |trainer - sampler|, and the largest, in nats."""
+  """|trainer - sampler| over chosen tokens in nats: sum, count, largest."""
   gap = jnp.where(mask, jnp.abs(logprobs - jnp.where(mask, sampled, 0.0)), 0.0)
   gap = jax.lax.stop_gradient(gap)
   count = mask.sum().astype(jnp.float32)
