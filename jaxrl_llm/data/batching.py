@@ -33,10 +33,10 @@ class Batches(Iterator[list[sources.Problem]]):
     options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
     self._iterator = iter(dataset.to_iter_dataset(options))
     self._identity = {
+      "seed": seed,
+      "batch_size": batch_size,
       "problems": len(problems),
       "content": _fingerprint(problems),
-      "batch_size": batch_size,
-      "seed": seed,
     }
 
   def __iter__(self) -> Self:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxrl_llm.data import batching, sources, tokenizers
+from jaxrl_llm.data import prompts as encoding
 from jaxrl_llm.distributed import mesh as meshes
 from jaxrl_llm.methods import base
 from jaxrl_llm.models import api, families
@@ -24,6 +25,9 @@ from jaxrl_llm.training import state as states
 
 # Streams of randomness that a run's seed is split into.
 _ROLLOUT, _EVALUATION = 0, 1
+
+# Prompts that are tokenised before the run to see that they fit.
+_CHECKED = 20_000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -101,6 +105,9 @@ def build(config: experiment.Experiment, *, weights: str | None = None) -> Run:
     dtype=jnp.dtype(config.model.dtype),
     remat=config.model.remat,
   )
+  held_out = held_out[: config.evaluation.examples]
+  _check_prompts(config, loaded.tokenizer, held_out)
+  _check_prompts(config, loaded.tokenizer, training[:_CHECKED])
   updates = config.steps * config.mini_batches * config.epochs
   mesh = meshes.data_mesh(config.prompts_per_step)
   chain = optimizer.make_optimizer(config.optimizer, steps=updates)
@@ -126,11 +133,11 @@ def build(config: experiment.Experiment, *, weights: str | None = None) -> Run:
     schedule=optimizer.make_schedule(config.optimizer, steps=updates),
     train_step=jax.jit(train_step, donate_argnums=0),
     collect=_collector(config, model, loaded.tokenizer, mesh),
-    evaluate=_evaluator(config, model, loaded.tokenizer),
+    evaluate=_evaluator(config, model, loaded.tokenizer, mesh),
     batches=batching.batches(
       training, batch_size=config.prompts_per_step, seed=config.seed
     ),
-    held_out=held_out[: config.evaluation.examples],
+    held_out=held_out,
     mesh=mesh,
   )
 
@@ -192,7 +199,7 @@ def _collector(config, model, tokenizer, mesh):
   )
 
 
-def _evaluator(config, model, tokenizer):
+def _evaluator(config, model, tokenizer, mesh):
   return make_collector(
     model,
     tokenizer,
@@ -203,6 +210,7 @@ def _evaluator(config, model, tokenizer):
     key=jax.random.fold_in(jax.random.key(config.seed), _EVALUATION),
     template=config.data.template,
     chat=config.data.chat,
+    mesh=mesh,
   )
 
 
@@ -217,6 +225,18 @@ def _source(config, split):
     size=data.size,
     seed=config.seed,
   )
+
+
+def _check_prompts(config, tokenizer, problems):
+  """Raises ValueError for the first prompt that cannot be encoded."""
+  for first in range(0, len(problems), 256):
+    encoding.encode_prompts(
+      problems[first : first + 256],
+      tokenizer,
+      length=config.prompt_length,
+      template=config.data.template,
+      chat=config.data.chat,
+    )
 
 
 def _stop_texts(stops, tokenizer):
