@@ -6,8 +6,7 @@ followed by its G completions side by side, so a group costs S + G * T tokens
 instead of G * (S + T). `Decode` sees one new token a row; the G rows of a group
 share their prompt's keys and values.
 
-Scores and softmax are float32. A masked score is -1e30, not -inf: a row of
-padding then gives finite numbers that nobody reads.
+The arithmetic is in attention.py; here are the keys and who may see whom.
 """
 
 from typing import Any
@@ -18,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-_MASKED = -1e30
+from jaxrl_llm.models import attention
 
 
 def mask_positions(mask: Bool[Array, "R L"]) -> Int[Array, "R L"]:
@@ -51,12 +50,13 @@ class Causal:
     """See api.Cache."""
     del layer
     chex.assert_rank([q, k, v], 4)
-    positions = self.positions()
-    allowed = _causal(self.mask, window, positions)
-    scores = _scores(_grouped_heads(q, k.shape[2]), k, scale, softcap)
-    weights = _softmax(scores, allowed[:, None, None])
-    out = _mix(weights, v).reshape(q.shape).astype(q.dtype)
-    return out, (_by_head(k), _by_head(v)) if self.keep else None
+    allowed = _causal(self.mask, window, self.positions())
+    keys = _by_head(k), _by_head(v)
+    part = attention.Part(*keys, _for_heads(allowed, q, k))
+    out = attention.attend(
+      _queries(q, k.shape[2]), [part], scale=scale, softcap=softcap
+    )
+    return _outputs(out, q), keys if self.keep else None
 
   def updated(self, kept):
     """See api.Cache."""
@@ -91,62 +91,43 @@ class Grouped:
   def attend(self, layer, q, k, v, *, scale, softcap=None, window=None):
     """See api.Cache."""
     del layer
-    rows, _, heads, dim = q.shape
-    prompt_length = self.prompt_mask.shape[1]
-    keys = k[:, :prompt_length], v[:, :prompt_length]
-    positions = self.positions()
-    prompt = Causal(self.prompt_mask)
-    first, _ = prompt.attend(
-      None,
-      q[:, :prompt_length],
-      *keys,
-      scale=scale,
-      softcap=softcap,
-      window=window,
+    size = self.prompt_mask.shape[1]
+    knobs = {"scale": scale, "softcap": softcap, "window": window}
+    prompt = [x[:, :size] for x in (q, k, v)]
+    first, keys = Causal(self.prompt_mask, keep=True).attend(
+      None, *prompt, **knobs
     )
-
-    def members(x):
-      return x[:, prompt_length:].reshape(
-        rows * self.group_size, self.length, x.shape[2], dim
-      )
-
-    own_q = _grouped_heads(members(q), k.shape[2])
-    own_k, own_v = members(k), members(v)
-    shared = own_q.reshape(
-      rows, self.group_size * self.length, *own_q.shape[2:]
+    count = q.shape[0] * self.group_size
+    own_q, own_k, own_v = (
+      x[:, size:].reshape(count, self.length, *x.shape[2:]) for x in (q, k, v)
     )
-    to_prompt = _scores(shared, keys[0], scale, softcap)
-    to_prompt = _split_group(to_prompt, self.group_size)
-    to_own = _scores(own_q, own_k, scale, softcap)
-    allowed = self._allowed(positions, window)
-    weights = _softmax(
-      jnp.concatenate([to_prompt, to_own], axis=-1), allowed[:, None, None]
+    to_prompt, to_own = self._allowed(window)
+    parts = [
+      attention.Part(
+        *keys, _for_group(to_prompt, own_q, k, window, rows=k.shape[0])
+      ),
+      attention.Part(
+        _by_head(own_k), _by_head(own_v), _for_heads(to_own, own_q, k)
+      ),
+    ]
+    second = attention.attend(
+      _queries(own_q, k.shape[2]), parts, scale=scale, softcap=softcap
     )
-    from_prompt = _mix(
-      _join_group(weights[..., :prompt_length], self.group_size), keys[1]
-    )
-    from_own = _mix(weights[..., prompt_length:], own_v)
-    second = from_prompt.reshape(from_own.shape) + from_own
-    second = second.reshape(rows, -1, heads, dim).astype(q.dtype)
+    second = _outputs(second, own_q).reshape(q[:, size:].shape)
     return jnp.concatenate([first, second], axis=1), None
 
-  def _allowed(self, positions, window):
-    """[N, C, S + C]: the whole prompt, and the own tokens so far."""
-    prompt_length = self.prompt_mask.shape[1]
-    count = self.prompt_mask.shape[0] * self.group_size
-    past = jnp.tri(self.length, dtype=bool)
-    to_own = jnp.broadcast_to(past[None], (count, self.length, self.length))
-    to_prompt = jnp.repeat(self.prompt_mask, self.group_size, axis=0)
-    to_prompt = jnp.broadcast_to(
-      to_prompt[:, None], (count, self.length, prompt_length)
-    )
-    allowed = jnp.concatenate([to_prompt, to_own], axis=-1)
+  def _allowed(self, window):
+    """To the prompt, [B, 1, S] or [N, C, S]; to own tokens, [1 or N, C, C]."""
+    past = jnp.tri(self.length, dtype=bool)[None]
     if window is None:
-      return allowed
-    prompt = jnp.repeat(positions[:, :prompt_length], self.group_size, axis=0)
-    own = positions[:, prompt_length:].reshape(count, self.length)
-    keys = jnp.concatenate([prompt, own], axis=1)
-    return allowed & (own[:, :, None] - keys[:, None] < window)
+      return self.prompt_mask[:, None], past
+    size, count = self.prompt_mask.shape[1], self.group_size
+    positions = self.positions()
+    prompt = jnp.repeat(positions[:, :size], count, axis=0)[:, None]
+    own = positions[:, size:].reshape(-1, self.length)
+    mask = jnp.repeat(self.prompt_mask, count, axis=0)[:, None]
+    near = own[:, :, None] - prompt < window
+    return mask & near, past & (own[:, :, None] - own[:, None] < window)
 
   def updated(self, kept):
     """See api.Cache."""
@@ -185,61 +166,30 @@ class Decode:
   def attend(self, layer, q, k, v, *, scale, softcap=None, window=None):
     """See api.Cache."""
     prompt_k, prompt_v, own_k, own_v = layer
-    count, _, heads, dim = q.shape
-    kv_heads = k.shape[2]
-    prompts, _, prompt_length, _ = prompt_k.shape
-    group = count // prompts
-    q = q.reshape(count, kv_heads, heads // kv_heads, dim)
+    to_prompt, to_own = self._allowed(window)
+    to_prompt = _for_group(to_prompt, q, k, window, rows=prompt_k.shape[0])
     k, v = _by_head(k), _by_head(v)
-    shared = q.reshape(prompts, group, kv_heads, -1, dim).swapaxes(1, 2)
-    shared = shared.reshape(prompts, kv_heads, -1, dim)
-    to_prompt = _dot("bkqd,bksd->bkqs", shared, prompt_k)
-    to_prompt = to_prompt.reshape(
-      prompts, kv_heads, group, -1, prompt_length
-    ).swapaxes(1, 2)
-    scores = jnp.concatenate(
-      [
-        to_prompt.reshape(count, kv_heads, -1, prompt_length),
-        _dot("nkhd,nktd->nkht", q, own_k),
-        _dot("nkhd,nktd->nkht", q, k),
-      ],
-      axis=-1,
+    parts = [
+      attention.Part(prompt_k, prompt_v, to_prompt),
+      attention.Part(own_k, own_v, to_own[:, None]),
+      attention.Part(k, v, jnp.ones((1, 1, 1, 1), bool)),
+    ]
+    out = attention.attend(
+      _queries(q, k.shape[1]), parts, scale=scale, softcap=softcap
     )
-    weights = _softmax(
-      _capped(scores * scale, softcap), self._allowed(window)[:, None, None]
-    ).astype(v.dtype)
-    first = weights[..., :prompt_length].reshape(
-      prompts, group, kv_heads, -1, prompt_length
-    )
-    first = first.swapaxes(1, 2).reshape(prompts, kv_heads, -1, prompt_length)
-    out = _dot("bkqs,bksd->bkqd", first, prompt_v)
-    out = out.reshape(prompts, kv_heads, group, -1, dim).swapaxes(1, 2)
-    out = out.reshape(count, kv_heads, -1, dim)
-    out += _dot("nkht,nktd->nkhd", weights[..., prompt_length:-1], own_v)
-    out += weights[..., -1:].astype(out.dtype) * v.astype(out.dtype)
-    return out.reshape(count, 1, heads, dim).astype(q.dtype), (k, v)
+    return _outputs(out, q), (k, v)
 
   def _allowed(self, window):
-    """[N, S + T + 1]: the prompt, the own tokens so far, the new one."""
-    count, length = self.own_k.shape[1], self.own_k.shape[3]
-    group = count // self.prompt_mask.shape[0]
-    prompt = jnp.repeat(self.prompt_mask, group, axis=0)
-    own = jnp.arange(length) < self.step
-    own = jnp.broadcast_to(own[None], (count, length))
-    new = jnp.ones((count, 1), bool)
-    allowed = jnp.concatenate([prompt, own, new], axis=1)
+    """To the prompt, [B, 1, S] or [N, 1, S]; to own tokens, [1, 1, T]."""
+    age = self.step - jnp.arange(self.own_k.shape[3])[None, None]
+    to_own = age > 0
     if window is None:
-      return allowed
-    position = self.positions()
-    keys = jnp.concatenate(
-      [
-        jnp.repeat(mask_positions(self.prompt_mask), group, axis=0),
-        position - self.step + jnp.arange(length)[None],
-        position,
-      ],
-      axis=1,
-    )
-    return allowed & (position - keys < window)
+      return self.prompt_mask[:, None], to_own
+    group = self.own_k.shape[1] // self.prompt_mask.shape[0]
+    mask = jnp.repeat(self.prompt_mask, group, axis=0)[:, None]
+    prompt = jnp.repeat(mask_positions(self.prompt_mask), group, axis=0)
+    distance = self.positions()[:, :, None] - prompt[:, None]
+    return mask & (distance < window), to_own & (age < window)
 
   def updated(self, kept):
     """Writes the new token's keys and values at `step`, in place."""
@@ -278,35 +228,36 @@ def decode_after(prompt: Causal, *, group_size: int, length: int) -> Decode:
   )
 
 
-def _dot(spec, a, b):
-  return jnp.einsum(spec, a, b, preferred_element_type=jnp.float32)
-
-
 def _by_head(x):
   return x.swapaxes(1, 2)
 
 
-def _grouped_heads(q, kv_heads):
+def _queries(q, kv_heads):
+  """[R, L, H, d] -> [R, K, h * L, d]: the h heads of a key head together."""
   rows, length, heads, dim = q.shape
-  return q.reshape(rows, length, kv_heads, heads // kv_heads, dim)
+  q = q.reshape(rows, length, kv_heads, heads // kv_heads, dim)
+  return q.transpose(0, 2, 3, 1, 4).reshape(rows, kv_heads, -1, dim)
 
 
-def _scores(q, k, scale, softcap):
-  scores = _dot("rqkhd,rskd->rkhqs", q, k)
-  return _capped(scores * scale, softcap)
+def _outputs(out, q):
+  """The inverse of _queries, in the shape and dtype of q."""
+  rows, length, heads, dim = q.shape
+  out = out.reshape(rows, heads, length, dim).swapaxes(1, 2)
+  return out.astype(q.dtype)
 
 
-def _capped(scores, softcap):
-  return softcap * jnp.tanh(scores / softcap) if softcap else scores
+def _for_heads(allowed, q, k):
+  """[R, L, S] -> [R, 1, h * L, S], as _queries orders them."""
+  return jnp.tile(allowed, (1, q.shape[2] // k.shape[2], 1))[:, None]
 
 
-def _softmax(scores, allowed):
-  scores = jnp.where(allowed, scores, _MASKED)
-  return jax.nn.softmax(scores, axis=-1)
-
-
-def _mix(weights, v):
-  return _dot("rkhqs,rskd->rqkhd", weights.astype(v.dtype), v)
+def _for_group(allowed, q, k, window, *, rows):
+  """Of a prompt's keys: [B, 1, S] -> [B, 1, 1, S]; with a window, which every
+  query sees from its own place, [N, L, S] -> [B, 1, G * h * L, S]."""
+  if window is None:
+    return allowed[:, None]
+  allowed = _for_heads(allowed, q, k)
+  return allowed.reshape(rows, 1, -1, allowed.shape[-1])
 
 
 def _causal(mask, window, positions):
@@ -314,25 +265,3 @@ def _causal(mask, window, positions):
   if window is None:
     return allowed
   return allowed & (positions[:, :, None] - positions[:, None] < window)
-
-
-def _split_group(scores, group_size):
-  """[B, K, h, G * C, S] -> [B * G, K, h, C, S]."""
-  rows, kv_heads, per, length, keys = scores.shape
-  scores = scores.reshape(
-    rows, kv_heads, per, group_size, length // group_size, keys
-  )
-  return jnp.moveaxis(scores, 3, 1).reshape(
-    rows * group_size, kv_heads, per, -1, keys
-  )
-
-
-def _join_group(weights, group_size):
-  """[B * G, K, h, C, S] -> [B, K, h, G * C, S]."""
-  count, kv_heads, per, length, keys = weights.shape
-  weights = weights.reshape(
-    count // group_size, group_size, kv_heads, per, length, keys
-  )
-  return jnp.moveaxis(weights, 1, 3).reshape(
-    count // group_size, kv_heads, per, -1, keys
-  )
