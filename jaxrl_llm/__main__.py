@@ -4,4 +4,4 @@ import sys
 
 from jaxrl_llm import cli
 
-sys.exit(cli.main())
+sys.exit(cli.script())

@@ -20,6 +20,7 @@ import traceback
 from typing import Annotated, Any
 
 import jaxrl_llm
+from jaxrl_llm import pages
 
 HELP = """\
 usage: jaxrl COMMAND ...
@@ -41,6 +42,13 @@ JAXRL_DEBUG=1 shows the traceback of an error.
 """
 
 _PACKAGE = pathlib.Path(__file__).parent
+
+
+def script() -> int:
+  """The program `jaxrl`: main() in a process with large memory pages."""
+  if sys.argv[1:2] in (["train"], ["eval"], ["sample"]):
+    pages.use_large_pages()
+  return main()
 
 
 def main(args: Sequence[str] | None = None) -> int:

@@ -18,6 +18,8 @@ import resource
 import statistics
 import time
 
+from jaxrl_llm import pages
+
 
 def parse() -> argparse.Namespace:
   """The arguments; sizes as in the output."""
@@ -81,7 +83,7 @@ def build(args):
   from jaxrl_llm import methods
   from jaxrl_llm.distributed import mesh
   from jaxrl_llm.models import api, families
-  from jaxrl_llm.training import experiment, score, setup, state, step
+  from jaxrl_llm.training import ahead, experiment, score, setup, state, step
 
   config = api.ModelConfig(
     family="qwen3",
@@ -119,7 +121,16 @@ def build(args):
   first = jax.jit(lambda params: state.init_state(params, method, optimizer))(
     params
   )
-  return params, collector, jax.jit(train_step, donate_argnums=0), first
+  return (
+    params,
+    collector,
+    jax.jit(
+      train_step,
+      donate_argnums=0,
+      compiler_options=ahead.compiler_options(),
+    ),
+    first,
+  )
 
 
 def rewards(args, texts):
@@ -135,6 +146,7 @@ def rewards(args, texts):
 def main():
   """Runs the steps and prints the JSON line."""
   args = parse()
+  pages.use_large_pages()
   os.environ.setdefault("JAX_PLATFORMS", "cpu")
   start = time.perf_counter()
   import floors

@@ -9,10 +9,6 @@ source "$(dirname "${BASH_SOURCE[0]}")/install.sh"
 install_project demo
 cd "$ROOT"
 
-# Large pages for the process that trains: most page faults on a CPU go away.
-if [ "$(uname -s)" = Linux ]; then
-  export GLIBC_TUNABLES="${GLIBC_TUNABLES-glibc.malloc.hugetlb=1}"
-fi
 export TRANSFORMERS_NO_ADVISORY_WARNINGS=1 # torch is not missed
 
 case " $* " in

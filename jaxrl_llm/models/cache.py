@@ -21,8 +21,13 @@ from jaxrl_llm.models import attention
 
 
 def mask_positions(mask: Bool[Array, "R L"]) -> Int[Array, "R L"]:
-  """Position of each true token counted from its row's first; 0 on padding."""
-  return jnp.maximum(jnp.cumsum(mask, axis=1, dtype=jnp.int32) - 1, 0)
+  """Position of each true token counted from its row's first; 0 before it.
+
+  The true tokens of a row are neighbours; padding is on either side.
+  """
+  first = jnp.argmax(mask, axis=1).astype(jnp.int32)
+  index = jnp.arange(mask.shape[1], dtype=jnp.int32)
+  return jnp.maximum(index[None] - first[:, None], 0)
 
 
 @struct.dataclass

@@ -69,17 +69,18 @@ class Collector:
   """Generates completions for problems, one call a step.
 
   Attributes:
-    generate: from engine.make_generate, jitted.
+    generate: (params, prompts, prompt_mask, sample_ids, key, step), jitted:
+      engine.make_generate with the step's number folded into the key.
     tokenizer: of the model.
     prompt_length: S; a longer prompt raises ValueError.
     group_size: G.
     template: text around each prompt, with {prompt}.
     chat: wrap the prompt with the tokenizer's chat template.
-    key: of the run; each step folds its number in.
+    key: of the run.
     place: puts host arrays [B, ...] or [N, ...] on the devices.
   """
 
-  generate: engine.GenerateFn
+  generate: Callable[..., engine.Generation]
   tokenizer: tokenizers.Tokenizer
   prompt_length: int
   group_size: int
@@ -103,7 +104,8 @@ class Collector:
     out = self.generate(
       params,
       *self.place((tokens, mask, np.arange(count, dtype=np.int32))),
-      jax.random.fold_in(self.key, step),
+      self.key,
+      np.int32(step),
     )
     out = jax.device_get(out)
     return Samples(

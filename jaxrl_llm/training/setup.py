@@ -20,7 +20,7 @@ from jaxrl_llm.models import api, families
 from jaxrl_llm.models.weights import resolve
 from jaxrl_llm.rewards import pool as pools
 from jaxrl_llm.rollout import collect, engine, sampling
-from jaxrl_llm.training import experiment, optimizer, score, step
+from jaxrl_llm.training import ahead, experiment, optimizer, score, step
 from jaxrl_llm.training import state as states
 
 # Streams of randomness that a run's seed is split into.
@@ -131,7 +131,11 @@ def build(config: experiment.Experiment, *, weights: str | None = None) -> Run:
     method=method,
     optimizer=chain,
     schedule=optimizer.make_schedule(config.optimizer, steps=updates),
-    train_step=jax.jit(train_step, donate_argnums=0),
+    train_step=jax.jit(
+      train_step,
+      donate_argnums=0,
+      compiler_options=ahead.compiler_options(),
+    ),
     collect=_collector(config, model, loaded.tokenizer, mesh),
     evaluate=_evaluator(config, model, loaded.tokenizer, mesh),
     batches=batching.batches(
@@ -173,7 +177,10 @@ def make_collector(
     pad_id=tokenizer.pad_id,
   )
   return collect.Collector(
-    generate=jax.jit(generate),
+    generate=jax.jit(
+      lambda *args: generate(*args[:-2], jax.random.fold_in(*args[-2:])),
+      compiler_options=ahead.compiler_options(),
+    ),
     tokenizer=tokenizer,
     prompt_length=prompt_length,
     group_size=group_size,
