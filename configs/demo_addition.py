@@ -4,8 +4,8 @@
 
 For two CPU cores and 4 GiB of memory, or any accelerator. Few-shot prompts
 ("3 + 4 = 7", "21 + 15 = 36", then "x + y ="), at most 6 new tokens, the last
-integer of the first line counts. No KL, no overlong penalty, constant learning
-rate. Greedy accuracy on 500 held-out problems before and after.
+integer of the first line counts. No KL, no overlong penalty; the learning rate
+falls linearly to zero. Greedy accuracy on 500 held-out problems, every 50 steps.
 """
 
 from jaxrl_llm import methods
@@ -16,7 +16,7 @@ def get_config() -> experiment.Experiment:
   """The demo's experiment."""
   return experiment.Experiment(
     name="demo_addition",
-    steps=30,
+    steps=100,
     prompts_per_step=8,
     group_size=8,
     prompt_length=26,  # every prompt has exactly this many tokens
@@ -25,7 +25,7 @@ def get_config() -> experiment.Experiment:
     data=experiment.Data(source="addition", digits=2, few_shot=True),
     reward=("exact_integer",),
     method=methods.Dapo(),
-    optimizer=experiment.Optimizer(learning_rate=2e-5),
-    evaluation=experiment.Evaluation(examples=500, batch=50),
+    optimizer=experiment.Optimizer(learning_rate=2e-5, schedule="linear"),
+    evaluation=experiment.Evaluation(every=50, examples=500, batch=50),
     checkpoint=experiment.Checkpoint(every=0, keep=1),
   )

@@ -20,7 +20,7 @@ import traceback
 from typing import Annotated, Any
 
 import jaxrl_llm
-from jaxrl_llm import pages
+from jaxrl_llm import heap
 
 HELP = """\
 usage: jaxrl COMMAND ...
@@ -45,9 +45,9 @@ _PACKAGE = pathlib.Path(__file__).parent
 
 
 def script() -> int:
-  """The program `jaxrl`: main() in a process with large memory pages."""
+  """The program `jaxrl`: main() in a process that keeps its memory."""
   if sys.argv[1:2] in (["train"], ["eval"], ["sample"]):
-    pages.use_large_pages()
+    heap.keep_memory()
   return main()
 
 

@@ -18,7 +18,7 @@ import resource
 import statistics
 import time
 
-from jaxrl_llm import pages
+from jaxrl_llm import heap
 
 
 def parse() -> argparse.Namespace:
@@ -83,7 +83,7 @@ def build(args):
   from jaxrl_llm import methods
   from jaxrl_llm.distributed import mesh
   from jaxrl_llm.models import api, families
-  from jaxrl_llm.training import ahead, experiment, score, setup, state, step
+  from jaxrl_llm.training import experiment, score, setup, state, step
 
   config = api.ModelConfig(
     family="qwen3",
@@ -127,7 +127,6 @@ def build(args):
     jax.jit(
       train_step,
       donate_argnums=0,
-      compiler_options=ahead.compiler_options(),
     ),
     first,
   )
@@ -146,7 +145,7 @@ def rewards(args, texts):
 def main():
   """Runs the steps and prints the JSON line."""
   args = parse()
-  pages.use_large_pages()
+  heap.keep_memory()
   os.environ.setdefault("JAX_PLATFORMS", "cpu")
   start = time.perf_counter()
   import floors

@@ -10,17 +10,6 @@ from jaxrl_llm import types
 from jaxrl_llm.training import state as states
 
 
-def compiler_options() -> dict[str, int] | None:
-  """XLA's options for programs of the trainer; None takes the defaults.
-
-  On the CPU, level 1 of LLVM's optimiser: a tenth to a fifth less to compile,
-  the same time to run (the loops that matter are in libraries).
-  """
-  if jax.default_backend() != "cpu":
-    return None
-  return {"xla_backend_optimization_level": 1}
-
-
 def compile_ahead(
   train_step: Any, state: states.TrainState, rollout: types.Rollout, reference
 ) -> concurrent.futures.Future:

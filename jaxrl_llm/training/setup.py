@@ -20,7 +20,7 @@ from jaxrl_llm.models import api, families
 from jaxrl_llm.models.weights import resolve
 from jaxrl_llm.rewards import pool as pools
 from jaxrl_llm.rollout import collect, engine, sampling
-from jaxrl_llm.training import ahead, experiment, optimizer, score, step
+from jaxrl_llm.training import experiment, optimizer, score, step
 from jaxrl_llm.training import state as states
 
 # Streams of randomness that a run's seed is split into.
@@ -134,7 +134,6 @@ def build(config: experiment.Experiment, *, weights: str | None = None) -> Run:
     train_step=jax.jit(
       train_step,
       donate_argnums=0,
-      compiler_options=ahead.compiler_options(),
     ),
     collect=_collector(config, model, loaded.tokenizer, mesh),
     evaluate=_evaluator(config, model, loaded.tokenizer, mesh),
@@ -179,7 +178,6 @@ def make_collector(
   return collect.Collector(
     generate=jax.jit(
       lambda *args: generate(*args[:-2], jax.random.fold_in(*args[-2:])),
-      compiler_options=ahead.compiler_options(),
     ),
     tokenizer=tokenizer,
     prompt_length=prompt_length,
