@@ -5,7 +5,7 @@
 For two CPU cores and 4 GiB of memory, or any accelerator. Few-shot prompts
 ("3 + 4 = 7", "21 + 15 = 36", then "x + y ="), at most 6 new tokens, the last
 integer of the first line counts. No KL, no overlong penalty; the learning rate
-falls linearly to zero. Greedy accuracy on 500 held-out problems, every 50 steps.
+falls linearly to zero. Greedy accuracy on 500 held-out problems every 50 steps.
 """
 
 from jaxrl_llm import methods

@@ -45,9 +45,9 @@ _PACKAGE = pathlib.Path(__file__).parent
 
 
 def script() -> int:
-  """The program `jaxrl`: main() in a process that keeps its memory."""
+  """The program `jaxrl`: main() in a process with large memory pages."""
   if sys.argv[1:2] in (["train"], ["eval"], ["sample"]):
-    heap.keep_memory()
+    heap.use_large_pages()
   return main()
 
 

@@ -145,7 +145,7 @@ def rewards(args, texts):
 def main():
   """Runs the steps and prints the JSON line."""
   args = parse()
-  heap.keep_memory()
+  heap.use_large_pages()
   os.environ.setdefault("JAX_PLATFORMS", "cpu")
   start = time.perf_counter()
   import floors
