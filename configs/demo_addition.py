@@ -26,6 +26,8 @@ def get_config() -> experiment.Experiment:
     reward=("exact_integer",),
     method=methods.Dapo(),
     optimizer=experiment.Optimizer(learning_rate=2e-5, schedule="linear"),
-    evaluation=experiment.Evaluation(every=50, examples=500, batch=50),
+    evaluation=experiment.Evaluation(
+      every=50, examples=500, batch=50, dtype="float32"
+    ),
     checkpoint=experiment.Checkpoint(every=0, keep=1),
   )

@@ -4,8 +4,11 @@ r"""SmolLM2-135M on grade-school word problems (GSM8K) with GRPO.
   jaxrl train gsm8k_grpo                      # through tensorflow-datasets
 
 For one accelerator with 16 GiB or more; on a CPU shorten it, for example with
-`--steps 2 --completion-length 64 --evaluation.examples 10`. The answer is the
-expression in \boxed{} or the last number, compared by value.
+
+  --steps 2 --optimizer.warmup-steps 0 --completion-length 64
+  --evaluation.examples 10
+
+The answer is the expression in \boxed{} or the last number, by value.
 """
 
 from jaxrl_llm import methods

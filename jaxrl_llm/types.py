@@ -28,8 +28,10 @@ class Rollout:
     prompt_mask: [N, S] true on the prompt's own tokens.
     completions: [N, T] token ids, right-padded; the stop token is included.
     mask: [N, T] true on tokens the policy chose itself (its stop token too).
-    old_logprobs: [N, T] log-probabilities (nats) of the policy before the step
-      under the ACTUAL sampling distribution.
+    old_logprobs: [N, T] log-probabilities (nats) of the policy before the step,
+      at the sampling temperature over the whole vocabulary. Those of the
+      distribution that was drawn from, truncation included, are
+      extras["behaviour_logprobs"]; the two are equal without truncation.
     rewards: [N] scalar outcome of each completion.
     weights: [N] 1 to learn from a completion, 0 to drop it at fixed shape.
     finish_reason: [N] FINISH_LENGTH or FINISH_STOP.

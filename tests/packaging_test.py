@@ -67,7 +67,7 @@ def test_the_extras_are_those_that_the_pages_name():
 
 
 def test_the_console_script_exists_and_answers():
-  assert PROJECT["scripts"] == {"jaxrl": "jaxrl_llm.cli:main"}
+  assert PROJECT["scripts"] == {"jaxrl": "jaxrl_llm.cli:script"}
   code = "import sys; from jaxrl_llm import cli; sys.exit(cli.main())"
   out = _run(sys.executable, "-c", code, "--version")
   assert (out.returncode, out.stdout.strip()) == (0, PROJECT["version"])

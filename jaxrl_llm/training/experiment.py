@@ -107,6 +107,9 @@ class Evaluation:
   """problems generated at once"""
   sampling: Sampling = Sampling(greedy=True)
   """rule for evaluation; greedy by default"""
+  dtype: Literal["as trained", "float32", "bfloat16"] = "as trained"
+  """dtype of matrix products in evaluation; float32 agrees with what another
+  library finds for the export"""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

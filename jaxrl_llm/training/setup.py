@@ -205,6 +205,9 @@ def _collector(config, model, tokenizer, mesh):
 
 
 def _evaluator(config, model, tokenizer, mesh):
+  if config.evaluation.dtype != "as trained":
+    dtype = jnp.dtype(config.evaluation.dtype)
+    model = families.build(model.config, dtype=dtype)
   return make_collector(
     model,
     tokenizer,
