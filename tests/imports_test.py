@@ -19,6 +19,7 @@ PARTS = (
 ).split()
 RANK = {
   "types": 0,
+  "heap": 0,
   **dict.fromkeys(PARTS, 1),
   "methods": 2,
   "testing": 3,
