@@ -85,24 +85,13 @@ def make_generate(
     raise ValueError(f"length must be at least 1, got {length}.")
   stops = jnp.asarray(sorted(set(stop_ids)), jnp.int32)
 
-  def logits_of(params, hidden):
-    head = model.head(params)
-    out = jnp.einsum(
-      "nd,vd->nv",
-      hidden.astype(head.dtype),
-      head,
-      preferred_element_type=jnp.float32,
-    )
-    cap = model.config.final_softcap
-    return cap * jnp.tanh(out / cap) if cap else out
-
   def ends(token):
     return (token[:, None] == stops[None]).any(axis=1)
 
   def prefill(params, prompts, prompt_mask):
     rows = cache.Causal(prompt_mask, keep=True)
     hidden, rows = model.apply(params, prompts, rows.positions(), rows)
-    first = logits_of(params, hidden[:, -1])
+    first = _logits(model, params, hidden[:, -1])
     past = cache.decode_after(rows, group_size=group_size, length=length - 1)
     return jnp.repeat(first, group_size, axis=0), past
 
@@ -114,19 +103,7 @@ def make_generate(
     uniforms = token_uniforms(key, sample_ids, length)
     logits, past = prefill(params, prompts, prompt_mask)
     first = draw(logits, uniforms[:, 0])
-    blank = jnp.zeros((count, length), jnp.float32)
-    state = _State(
-      step=jnp.ones((), jnp.int32),
-      token=first.token,
-      done=ends(first.token),
-      tokens=jnp.full((count, length), pad_id, jnp.int32)
-      .at[:, 0]
-      .set(first.token),
-      mask=jnp.zeros((count, length), bool).at[:, 0].set(True),
-      logprobs=blank.at[:, 0].set(first.logprob_full),
-      behaviour=blank.at[:, 0].set(first.logprob),
-      past=past,
-    )
+    state = _begin(first, ends(first.token), past, length, pad_id)
 
     def unfinished(state):
       return (state.step < length) & ~state.done.all()
@@ -136,28 +113,10 @@ def make_generate(
         params, state.token[:, None], state.past.positions(), state.past
       )
       drawn = draw(
-        logits_of(params, hidden[:, 0]),
+        _logits(model, params, hidden[:, 0]),
         jax.lax.dynamic_index_in_dim(uniforms, state.step, 1, False),
       )
-      live = ~state.done
-      return _State(
-        step=state.step + 1,
-        token=jnp.where(live, drawn.token, pad_id),
-        done=state.done | ends(drawn.token),
-        tokens=_put(
-          state.tokens, state.step, jnp.where(live, drawn.token, pad_id)
-        ),
-        mask=_put(state.mask, state.step, live),
-        logprobs=_put(
-          state.logprobs,
-          state.step,
-          jnp.where(live, drawn.logprob_full, 0.0),
-        ),
-        behaviour=_put(
-          state.behaviour, state.step, jnp.where(live, drawn.logprob, 0.0)
-        ),
-        past=past,
-      )
+      return _append(state, drawn, ends(drawn.token), past, pad_id)
 
     if length > 1:
       state = jax.lax.while_loop(unfinished, advance, state)
@@ -184,6 +143,53 @@ class _State:
   logprobs: jax.Array  # [N, T] float32
   behaviour: jax.Array  # [N, T] float32
   past: cache.Decode
+
+
+def _logits(model, params, hidden):
+  """[N, D] -> [N, V] float32, soft-capped."""
+  head = model.head(params)
+  out = jnp.einsum(
+    "nd,vd->nv",
+    hidden.astype(head.dtype),
+    head,
+    preferred_element_type=jnp.float32,
+  )
+  cap = model.config.final_softcap
+  return cap * jnp.tanh(out / cap) if cap else out
+
+
+def _begin(first, ended, past, length, pad_id):
+  """The state when every row has its first token."""
+  shape = (first.token.shape[0], length)
+  blank = jnp.zeros(shape, jnp.float32)
+  return _State(
+    step=jnp.ones((), jnp.int32),
+    token=first.token,
+    done=ended,
+    tokens=jnp.full(shape, pad_id, jnp.int32).at[:, 0].set(first.token),
+    mask=jnp.zeros(shape, bool).at[:, 0].set(True),
+    logprobs=blank.at[:, 0].set(first.logprob_full),
+    behaviour=blank.at[:, 0].set(first.logprob),
+    past=past,
+  )
+
+
+def _append(state, drawn, ended, past, pad_id):
+  """The state with one token more in every row that has not ended."""
+  live = ~state.done
+  token = jnp.where(live, drawn.token, pad_id)
+  full = jnp.where(live, drawn.logprob_full, 0.0)
+  actual = jnp.where(live, drawn.logprob, 0.0)
+  return _State(
+    step=state.step + 1,
+    token=token,
+    done=state.done | ended,
+    tokens=_put(state.tokens, state.step, token),
+    mask=_put(state.mask, state.step, live),
+    logprobs=_put(state.logprobs, state.step, full),
+    behaviour=_put(state.behaviour, state.step, actual),
+    past=past,
+  )
 
 
 def _put(array, column, values):
