@@ -2,7 +2,7 @@
 
 XLA asks the C library for its temporary arrays at every step, a gigabyte for a
 small model, and gives them back. The kernel zeroes them anew each time, page by
-page; large pages make most of that go away.
+page; large pages make that cheaper when the kernel has them to give.
 """
 
 import os
