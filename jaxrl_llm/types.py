@@ -36,7 +36,10 @@ class Rollout:
     weights: [N] 1 to learn from a completion, 0 to drop it at fixed shape.
     finish_reason: [N] FINISH_LENGTH or FINISH_STOP.
     ref_logprobs: [N, T] under the frozen reference, or None if unused.
-    extras: further arrays by name; every leaf is [N, ...] or a scalar [].
+    extras: further arrays by name; every leaf is [N, ...] or a scalar []. Known
+      names: behaviour_logprobs [N, T]; reward_components [N, K]; with the need
+      "old_scores" trainer_logprobs, sampler_logprobs, old_entropy, old_values
+      [N, T]; rollout_is [N, T], a factor of the policy loss.
     group_size: G, a Python int known at trace time.
   """
 
@@ -61,11 +64,34 @@ class Scores:
     logprobs: [N, T] log-probability (nats) of each completion token.
     entropy: [N, T] entropy (nats) of each token's distribution, or None.
     hidden: [N, T, D] final hidden states, or None.
+    values: [N, T] expected return from each position on, or None.
   """
 
   logprobs: Float[Array, "N T"]
   entropy: Float[Array, "N T"] | None = None
   hidden: Float[Array, "N T D"] | None = None
+  values: Float[Array, "N T"] | None = None
+
+
+@struct.dataclass
+class Tokens:
+  """What a surrogate may look at; everything is 0 outside the mask.
+
+  Attributes:
+    logprobs: [N, T] of the policy being trained (nats); gradients flow here.
+    old_logprobs: [N, T] of the policy before the step (nats).
+    log_ratio: [N, T] what the method's ratio made of the two (nats).
+    advantages: [N, T] credit.
+    mask: [N, T] true on tokens that count.
+    rollout: the rest, extras among it.
+  """
+
+  logprobs: Float[Array, "N T"]
+  old_logprobs: Float[Array, "N T"]
+  log_ratio: Float[Array, "N T"]
+  advantages: Float[Array, "N T"]
+  mask: Bool[Array, "N T"]
+  rollout: Rollout
 
 
 @runtime_checkable
@@ -89,6 +115,16 @@ class AdvantageFn(Protocol):
     self, rollout: Rollout
   ) -> Float[Array, "N"] | Float[Array, "N T"]:
     """Returns credit per completion or per token."""
+
+
+@runtime_checkable
+class SelectionFn(Protocol):
+  """Marks tokens by comparing them across the whole batch."""
+
+  def __call__(
+    self, rollout: Rollout, advantages: Float[Array, "N T"]
+  ) -> Rollout:
+    """Returns the rollout with its marks in extras."""
 
 
 @runtime_checkable

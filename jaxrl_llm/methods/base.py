@@ -14,7 +14,18 @@ from jaxrl_llm.objectives import penalties
 from jaxrl_llm.transforms import chain
 
 # What a method may need the step to compute for it.
-NEEDS = frozenset({"ref_logprobs", "entropy", "hidden"})
+#   ref_logprobs  rollout.ref_logprobs, by the frozen reference
+#   entropy, hidden, values  these fields of Scores
+#   old_scores  one forward before the transform: the trainer's old_logprobs,
+#               extras trainer_logprobs, sampler_logprobs and, for the fields
+#               of Scores that are needed, old_entropy, old_values
+NEEDS = frozenset({"ref_logprobs", "entropy", "hidden", "values", "old_scores"})
+
+
+def everything(rollout: types.Rollout, advantages: Array) -> types.Rollout:
+  """The selection of most methods: no token is singled out."""
+  del advantages
+  return rollout
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,6 +35,9 @@ class Method:
   Attributes:
     transform: rollout -> rollout with state, on the whole batch.
     advantage: rollout -> credit [N] or [N, T], on the whole batch.
+    selection: (rollout, advantages [N, T]) -> rollout, on the whole batch: what
+      compares tokens of different rows, credit in hand, and writes what it
+      finds into extras (Clip-Cov); a piece of the batch could not.
     weighting: (mask, weights) -> [N, T], on the whole optimizer batch.
     objective: (scores, rollout, advantages, weights) -> (sum, metrics), on
       any piece of it.
@@ -35,6 +49,7 @@ class Method:
   weighting: types.Weighting
   objective: types.ObjectiveFn
   transform: types.RolloutTransform = chain.identity()
+  selection: types.SelectionFn = everything
   needs: frozenset[str] = frozenset()
 
   def __post_init__(self):

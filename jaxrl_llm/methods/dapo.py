@@ -18,7 +18,6 @@ Yu et al. 2025, DAPO, arXiv:2503.14476.
 """
 
 import dataclasses
-import functools
 from typing import Literal
 
 from jaxrl_llm.advantages import group
@@ -61,8 +60,9 @@ class Dapo(base.MethodConfig):
       ),
       weighting=weighting.token_mean,
       objective=policy.policy_objective(
-        surrogate=functools.partial(
-          surrogates.clipped_surrogate,
+        surrogate=lambda tokens: surrogates.clipped_surrogate(
+          tokens.log_ratio,
+          tokens.advantages,
           clip_low=self.clip_low,
           clip_high=self.clip_high,
         ),

@@ -50,8 +50,9 @@ class DrGrpo(base.MethodConfig):
         weighting.fixed_length, length=self.max_length
       ),
       objective=policy.policy_objective(
-        surrogate=functools.partial(
-          surrogates.clipped_surrogate,
+        surrogate=lambda tokens: surrogates.clipped_surrogate(
+          tokens.log_ratio,
+          tokens.advantages,
           clip_low=self.clip_low,
           clip_high=self.clip_high,
         ),

@@ -11,7 +11,6 @@ Shao et al. 2024, DeepSeekMath, arXiv:2402.03300.
 """
 
 import dataclasses
-import functools
 from typing import Literal
 
 from jaxrl_llm.advantages import group
@@ -52,8 +51,9 @@ class Grpo(base.MethodConfig):
       ),
       weighting=weighting.sequence_mean,
       objective=policy.policy_objective(
-        surrogate=functools.partial(
-          surrogates.clipped_surrogate,
+        surrogate=lambda tokens: surrogates.clipped_surrogate(
+          tokens.log_ratio,
+          tokens.advantages,
           clip_low=self.clip_low,
           clip_high=self.clip_high,
         ),

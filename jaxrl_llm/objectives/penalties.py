@@ -28,12 +28,13 @@ class Penalty(NamedTuple):
 
   Attributes:
     name: of the metric, which is the term without its coefficient.
-    coef: multiplies it.
+    coef: multiplies it; a name reads a scalar of rollout.extras, for a
+      coefficient that a transform adapts.
     term: (scores, rollout) -> [N, T], 0 on padding.
   """
 
   name: str
-  coef: float
+  coef: float | str
   term: PenaltyFn
 
 

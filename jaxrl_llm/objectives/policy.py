@@ -4,10 +4,26 @@ from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array
 
 from jaxrl_llm import types
 from jaxrl_llm.objectives import penalties as terms
 from jaxrl_llm.objectives import ratios
+
+
+def rollout_correction(tokens: types.Tokens) -> Array:
+  """extras["rollout_is"], 1 where a rollout has none; constant.
+
+  Args:
+    tokens: what the surrogate looks at.
+
+  Returns:
+    A factor [N, T], or a scalar 1.
+  """
+  weights = tokens.rollout.extras.get("rollout_is")
+  if weights is None:
+    return jnp.ones(())
+  return jax.lax.stop_gradient(jnp.where(tokens.mask, weights, 0.0))
 
 
 def policy_objective(
@@ -15,18 +31,20 @@ def policy_objective(
   surrogate: Callable,
   ratio: Callable = ratios.token_log_ratio,
   penalties: Sequence[terms.Penalty] = (),
+  correction: Callable = rollout_correction,
 ) -> types.ObjectiveFn:
   """Composes the loss that nearly every method has.
 
-    loss = sum(weights * (surrogate(ratio, A) + sum_k coef_k * term_k))
+    loss = sum(weights * (correction * surrogate + sum_k coef_k * term_k))
 
   Tokens outside the mask and rows of weight 0 may hold anything, inf and NaN
   included: neither the value nor a gradient sees them.
 
   Args:
-    surrogate: (log_ratio, advantages) -> (loss [N, T], {name: [N, T]}).
+    surrogate: types.Tokens -> (loss [N, T], {name: [N, T]}).
     ratio: (logprobs, old_logprobs, mask) -> log-ratio [N, T] in nats.
-    penalties: further terms.
+    penalties: further terms; no correction touches them.
+    correction: types.Tokens -> factor of the surrogate.
 
   Returns:
     An objective. Its metrics are sums over tokens with the weights of the
@@ -42,11 +60,21 @@ def policy_objective(
     advantages = jnp.where(counted, advantages, 0.0)
     rollout = rollout.replace(mask=counted)
     log_ratio = ratio(scores.logprobs, rollout.old_logprobs, counted)
-    token_loss, per_token = surrogate(log_ratio, advantages)
-    policy_loss = (weights * token_loss).sum()
+    tokens = types.Tokens(
+      logprobs=jnp.where(counted, scores.logprobs, 0.0),
+      old_logprobs=jnp.where(counted, rollout.old_logprobs, 0.0),
+      log_ratio=log_ratio,
+      advantages=advantages,
+      mask=counted,
+      rollout=rollout,
+    )
+    token_loss, per_token = surrogate(tokens)
+    policy_loss = (weights * correction(tokens) * token_loss).sum()
     loss, extra = policy_loss, {}
     for name, coef, term in penalties:
       extra[name] = (weights * term(scores, rollout)).sum()
+      if isinstance(coef, str):
+        coef = rollout.extras[coef]
       loss += coef * extra[name]
     per_token = per_token | _diagnostics(scores, log_ratio, counted)
     metrics = {name: (weights * x).sum() for name, x in per_token.items()}

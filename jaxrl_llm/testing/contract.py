@@ -47,6 +47,7 @@ def evaluate(
   scores, rollout = _only_needed(method, scores, rollout)
   rollout, _ = method.transform.update(rollout, method.transform.init())
   advantages = base.per_token(method.advantage(rollout), rollout.mask)
+  rollout = method.selection(rollout, advantages)
   weights = method.weighting(rollout.mask, rollout.weights)
 
   def total(scores):

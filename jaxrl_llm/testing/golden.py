@@ -10,6 +10,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 from typing import Any
 
 import jax.numpy as jnp
@@ -24,10 +25,11 @@ class Case:
     kind: what was called ("advantage", "policy_loss", ...).
     name: the variant, as its library names it.
     fixture: which inputs.
-    inputs: arrays by name.
+    inputs: arrays by name; texts and records as they are.
     params: options of the call.
     outputs: arrays by name; nested dicts stay as they are.
-    produced_by: the library, file and version.
+    source: the library, file and version; that of the case, else of its file.
+    conventions: of its file; how closely to compare is among them.
   """
 
   kind: str
@@ -36,7 +38,13 @@ class Case:
   inputs: Mapping[str, np.ndarray]
   params: Mapping[str, Any]
   outputs: Mapping[str, Any]
-  produced_by: str
+  source: str
+  conventions: str
+
+  @property
+  def library(self) -> str:
+    """The repository that the numbers come from, as "owner/name"."""
+    return re.split(r"[ @:]", self.source.strip(), maxsplit=1)[0]
 
   def __str__(self) -> str:
     """A name for a test: kind, variant, inputs and options."""
@@ -94,11 +102,20 @@ def _cases(path: pathlib.Path) -> Iterator[Case]:
       kind=case["kind"],
       name=case["name"],
       fixture=case["fixture"],
-      inputs={k: _numbers(v) for k, v in case["inputs"].items()},
+      inputs={k: _array(v) for k, v in case["inputs"].items()},
       params=case["params"],
       outputs=case["outputs"],
-      produced_by=content["produced_by"],
+      source=case.get("source", content["produced_by"]),
+      conventions=content.get("conventions", ""),
     )
+
+
+def _array(value: Any) -> Any:
+  """Numbers as an array; anything with other text in it as it is."""
+  try:
+    return _numbers(value)
+  except (TypeError, ValueError):
+    return value
 
 
 def _numbers(value: Any) -> np.ndarray:

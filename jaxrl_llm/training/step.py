@@ -61,7 +61,49 @@ def make_train_step(
       f"old_logprobs must be 'trainer' or 'sampler', got {old_logprobs!r}."
     )
   updates = mini_batches * epochs
-  on_policy = updates == 1 and old_logprobs == "trainer"
+  own = old_logprobs == "trainer"
+  on_policy = own and updates == 1
+  rescored = own and not on_policy or "old_scores" in method.needs
+  pieces = mini_batches * micro_batches
+  update = _make_update(
+    _make_gradient(_make_loss(score, method, on_policy), micro_batches),
+    method,
+    optimizer,
+  )
+
+  def train_step(state, rollout, reference):
+    if "ref_logprobs" in method.needs:
+      logprobs = lambda part: score(reference, part).logprobs  # noqa: E731
+      rollout = rollout.replace(ref_logprobs=_map(logprobs, rollout, pieces))
+    if rescored:
+      whole = lambda part: score(state.params, part)  # noqa: E731
+      scores = _map(whole, rollout, pieces)
+      rollout = _with_old_scores(rollout, scores, replace=own)
+    rollout, method_state = method.transform.update(rollout, state.method_state)
+    advantages = base.per_token(method.advantage(rollout), rollout.mask)
+    rollout = method.selection(rollout, advantages)
+    carry, metrics = _updates(
+      update,
+      (state.params, state.opt_state),
+      (rollout, advantages),
+      mini_batches=mini_batches,
+      updates=updates,
+    )
+    return (
+      state.replace(
+        step=state.step + 1,
+        params=carry[0],
+        opt_state=carry[1],
+        method_state=method.transform.observe(method_state, metrics),
+      ),
+      metrics,
+    )
+
+  return train_step
+
+
+def _make_loss(score, method, on_policy):
+  """(params, piece) -> (loss, (metrics, gap)); piece with its weights."""
 
   def loss_fn(params, piece):
     rollout, advantages, weights = piece
@@ -73,8 +115,14 @@ def make_train_step(
     sampled = piece[0].extras.get("sampler_logprobs", piece[0].old_logprobs)
     return loss, (metrics, _gap(scores.logprobs, sampled, rollout.mask))
 
+  return loss_fn
+
+
+def _make_gradient(loss_fn, micro_batches):
+  """(params, batch) -> (gradients, (metrics, gap)), summed over the pieces."""
+  grad_fn = jax.grad(loss_fn, has_aux=True)
+
   def gradient(params, batch):
-    grad_fn = jax.grad(loss_fn, has_aux=True)
     if micro_batches == 1:
       return grad_fn(params, batch)
 
@@ -90,6 +138,12 @@ def make_train_step(
     total[1]["max"] = gaps["max"].max()
     return grads, total
 
+  return gradient
+
+
+def _make_update(gradient, method, optimizer):
+  """One optimizer update over one mini-batch, weighed as a whole."""
+
   def update(carry, batch):
     params, opt_state = carry
     rollout, advantages = batch
@@ -101,51 +155,44 @@ def make_train_step(
     metrics |= {"grad_norm": optax.tree.norm(grads)}
     return (params, opt_state), (metrics, gap)
 
-  def forward(params, rollout):
-    pieces = split(rollout, mini_batches * micro_batches)
-    logprobs = jax.lax.map(lambda part: score(params, part).logprobs, pieces)
-    return logprobs.reshape(rollout.mask.shape)
+  return update
 
-  def recomputed(params, rollout):
-    return rollout.replace(
-      old_logprobs=forward(params, rollout),
-      extras=rollout.extras | {"sampler_logprobs": rollout.old_logprobs},
-    )
 
-  def train_step(state, rollout, reference):
-    if "ref_logprobs" in method.needs:
-      rollout = rollout.replace(ref_logprobs=forward(reference, rollout))
-    rollout, method_state = method.transform.update(rollout, state.method_state)
-    advantages = base.per_token(method.advantage(rollout), rollout.mask)
-    if old_logprobs == "trainer" and not on_policy:
-      rollout = recomputed(state.params, rollout)
-    carry = (state.params, state.opt_state)
-    batch = (rollout, advantages)
-    if updates == 1:
-      carry, (metrics, gap) = update(carry, batch)
-    else:
-      passes = split(batch, mini_batches)
-      carry, (metrics, gaps) = jax.lax.scan(
-        lambda carry, index: update(
-          carry, jax.tree.map(lambda x: x[index % mini_batches], passes)
-        ),
-        carry,
-        jnp.arange(updates),
-      )
-      metrics = jax.tree.map(lambda x: x.mean(axis=0), metrics)
-      gap = jax.tree.map(lambda x: x[0], gaps)
-    metrics |= _gap_metrics(gap)
-    return (
-      state.replace(
-        step=state.step + 1,
-        params=carry[0],
-        opt_state=carry[1],
-        method_state=method.transform.observe(method_state, metrics),
-      ),
-      metrics,
-    )
+def _updates(update, carry, batch, *, mini_batches, updates):
+  """All updates on one rollout; metrics are their means, the gap the first."""
+  if updates == 1:
+    carry, (metrics, gap) = update(carry, batch)
+    return carry, metrics | _gap_metrics(gap)
+  passes = split(batch, mini_batches)
+  carry, (metrics, gaps) = jax.lax.scan(
+    lambda carry, index: update(
+      carry, jax.tree.map(lambda x: x[index % mini_batches], passes)
+    ),
+    carry,
+    jnp.arange(updates),
+  )
+  metrics = jax.tree.map(lambda x: x.mean(axis=0), metrics)
+  return carry, metrics | _gap_metrics(jax.tree.map(lambda x: x[0], gaps))
 
-  return train_step
+
+def _map(function, rollout, pieces) -> Any:
+  """What a function of rows makes of the rollout, piece after piece."""
+  out = jax.lax.map(function, split(rollout, pieces))
+  rows = rollout.mask.shape[0]
+  return jax.tree.map(lambda x: x.reshape(rows, *x.shape[2:]), out)
+
+
+def _with_old_scores(rollout, scores, *, replace) -> types.Rollout:
+  """The rollout with what the policy said before the first update."""
+  found = {
+    "sampler_logprobs": rollout.old_logprobs,
+    "trainer_logprobs": scores.logprobs,
+    "old_entropy": scores.entropy,
+    "old_values": scores.values,
+  }
+  extras = {name: x for name, x in found.items() if x is not None}
+  rollout = rollout.replace(extras=rollout.extras | extras)
+  return rollout.replace(old_logprobs=scores.logprobs) if replace else rollout
 
 
 def split(tree: Any, parts: int) -> Any:

@@ -60,7 +60,9 @@ class TrlTest(chex.TestCase):
         entropy_coef=case.params.get("entropy_coef", 0.0),
       )
       objective = policy.policy_objective(
-        surrogate=lambda r, a: surrogates.clipped_surrogate(r, a, **clip),
+        surrogate=lambda t: surrogates.clipped_surrogate(
+          t.log_ratio, t.advantages, **clip
+        ),
         penalties=penalties,
       )
     metrics = self._check(case, dtype, method.weighting, objective)

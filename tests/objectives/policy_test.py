@@ -16,6 +16,10 @@ from jaxrl_llm.testing import golden, rollouts
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 
 
+def _clipped(tokens):
+  return surrogates.clipped_surrogate(tokens.log_ratio, tokens.advantages)
+
+
 def _setting(weigh=weighting.token_mean):
   rollout = rollouts.make_rollout()
   scores = rollouts.make_scores(rollout, scale=0.5)
@@ -26,7 +30,7 @@ def _setting(weigh=weighting.token_mean):
 class MetricsTest(chex.TestCase):
   def test_are_means_over_tokens(self):
     scores, rollout, advantages, weights = _setting()
-    objective = policy.policy_objective(surrogate=surrogates.clipped_surrogate)
+    objective = policy.policy_objective(surrogate=_clipped)
     loss, metrics = objective(scores, rollout, advantages, weights)
     mask = np.asarray(rollout.mask)
     d = np.asarray(scores.logprobs - rollout.old_logprobs)[mask]
@@ -51,7 +55,7 @@ class MetricsTest(chex.TestCase):
     fixed = lambda m, w: weighting.fixed_length(m, w, length=600)  # noqa: E731
     args = _setting(fixed)
     scores, rollout = args[:2]
-    objective = policy.policy_objective(surrogate=surrogates.clipped_surrogate)
+    objective = policy.policy_objective(surrogate=_clipped)
     loss, metrics = objective(*args)
     averages = policy.token_averages(metrics)
     entropy = np.asarray(scores.entropy)[np.asarray(rollout.mask)].mean()
@@ -60,7 +64,7 @@ class MetricsTest(chex.TestCase):
 
   def test_have_no_gradient(self):
     scores, rollout, advantages, weights = _setting()
-    objective = policy.policy_objective(surrogate=surrogates.clipped_surrogate)
+    objective = policy.policy_objective(surrogate=_clipped)
 
     def total(scores):
       _, metrics = objective(scores, rollout, advantages, weights)
@@ -74,9 +78,9 @@ class PenaltiesTest(chex.TestCase):
   def test_are_added_with_their_coefficient_and_named(self):
     args = _setting()
     scores, rollout, _, weights = args
-    plain = policy.policy_objective(surrogate=surrogates.clipped_surrogate)
+    plain = policy.policy_objective(surrogate=_clipped)
     penalised = policy.policy_objective(
-      surrogate=surrogates.clipped_surrogate,
+      surrogate=_clipped,
       penalties=(
         penalties.Penalty("reference_kl", 0.5, penalties.reference_kl),
         penalties.Penalty("negative_entropy", 2.0, penalties.negative_entropy),
@@ -106,7 +110,9 @@ class GoldenTest(chex.TestCase):
     weights = self._weights(case.params["loss_agg_mode"], mask)
     clip = {name: case.params[name] for name in ("clip_low", "clip_high")}
     objective = policy.policy_objective(
-      surrogate=lambda r, a: surrogates.clipped_surrogate(r, a, **clip)
+      surrogate=lambda t: surrogates.clipped_surrogate(
+        t.log_ratio, t.advantages, **clip
+      )
     )
 
     def loss(logprobs):

@@ -1,0 +1,3 @@
+"""Cases of kind advantage and kl_in_reward."""
+
+ADAPTERS = {}

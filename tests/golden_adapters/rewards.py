@@ -1,0 +1,3 @@
+"""Cases of kind soft_overlong, stop_properly, reward and eval."""
+
+ADAPTERS = {}

@@ -1,0 +1,3 @@
+"""Cases of kind policy_loss of TRL."""
+
+ADAPTERS = {}
