@@ -11,19 +11,9 @@ from jaxrl_llm.objectives import penalties as terms
 from jaxrl_llm.objectives import ratios
 
 
-def rollout_correction(tokens: types.Tokens) -> Array:
-  """extras["rollout_is"], 1 where a rollout has none; constant.
-
-  Args:
-    tokens: what the surrogate looks at.
-
-  Returns:
-    A factor [N, T], or a scalar 1.
-  """
-  weights = tokens.rollout.extras.get("rollout_is")
-  if weights is None:
-    return jnp.ones(())
-  return jax.lax.stop_gradient(jnp.where(tokens.mask, weights, 0.0))
+# Arrays [N, T] of rollout.extras that multiply the surrogate, constants: the
+# weights of a rollout correction, and 0 or 1 of a selection of tokens.
+FACTORS = ("rollout_is", "keep")
 
 
 def policy_objective(
@@ -31,11 +21,11 @@ def policy_objective(
   surrogate: Callable,
   ratio: Callable = ratios.token_log_ratio,
   penalties: Sequence[terms.Penalty] = (),
-  correction: Callable = rollout_correction,
+  factors: Sequence[str] = FACTORS,
 ) -> types.ObjectiveFn:
   """Composes the loss that nearly every method has.
 
-    loss = sum(weights * (correction * surrogate + sum_k coef_k * term_k))
+    loss = sum(weights * (factors * surrogate + sum_k coef_k * term_k))
 
   Tokens outside the mask and rows of weight 0 may hold anything, inf and NaN
   included: neither the value nor a gradient sees them.
@@ -43,8 +33,9 @@ def policy_objective(
   Args:
     surrogate: types.Tokens -> (loss [N, T], {name: [N, T]}).
     ratio: (logprobs, old_logprobs, mask) -> log-ratio [N, T] in nats.
-    penalties: further terms; no correction touches them.
-    correction: types.Tokens -> factor of the surrogate.
+    penalties: further terms; no factor touches them.
+    factors: names in extras that multiply the surrogate where a rollout has
+      them; a method that uses one in its own way leaves it out here.
 
   Returns:
     An objective. Its metrics are sums over tokens with the weights of the
@@ -69,13 +60,10 @@ def policy_objective(
       rollout=rollout,
     )
     token_loss, per_token = surrogate(tokens)
-    policy_loss = (weights * correction(tokens) * token_loss).sum()
-    loss, extra = policy_loss, {}
-    for name, coef, term in penalties:
-      extra[name] = (weights * term(scores, rollout)).sum()
-      if isinstance(coef, str):
-        coef = rollout.extras[coef]
-      loss += coef * extra[name]
+    token_loss *= _product(tokens, factors)
+    policy_loss = (weights * token_loss).sum()
+    added, extra = _terms(penalties, scores, rollout, weights)
+    loss = policy_loss + added
     per_token = per_token | _diagnostics(scores, log_ratio, counted)
     metrics = {name: (weights * x).sum() for name, x in per_token.items()}
     metrics |= extra | {
@@ -86,6 +74,29 @@ def policy_objective(
     return loss, jax.lax.stop_gradient(_with_clip_fraction(metrics))
 
   return objective
+
+
+def with_penalties(
+  objective: types.ObjectiveFn, penalties: Sequence[terms.Penalty]
+) -> types.ObjectiveFn:
+  """An objective with further terms, weighed as its tokens are.
+
+  Args:
+    objective: any.
+    penalties: added to its loss; each is a metric by its name.
+  """
+
+  def penalized(scores, rollout, advantages, weights):
+    loss, metrics = objective(scores, rollout, advantages, weights)
+    counted = rollout.mask & (weights != 0)
+    weights = jnp.where(counted, weights, 0.0)
+    added, extra = _terms(
+      penalties, scores, rollout.replace(mask=counted), weights
+    )
+    extra = jax.lax.stop_gradient(extra | {"loss": loss + added})
+    return loss + added, metrics | extra
+
+  return penalized
 
 
 def token_averages(metrics: types.Metrics) -> types.Metrics:
@@ -104,6 +115,26 @@ def token_averages(metrics: types.Metrics) -> types.Metrics:
     name: value if name in losses else value * scale
     for name, value in metrics.items()
   }
+
+
+def _terms(penalties, scores, rollout, weights):
+  """Sum of the terms with their coefficients, and each without."""
+  total, found = jnp.zeros(()), {}
+  for name, coef, term in penalties:
+    found[name] = (weights * term(scores, rollout)).sum()
+    if isinstance(coef, str):
+      coef = rollout.extras[coef]
+    total += coef * found[name]
+  return total, found
+
+
+def _product(tokens, names) -> Array:
+  """Of the factors that the rollout has; they are constants."""
+  product = jnp.ones(())
+  for name in names:
+    if name in tokens.rollout.extras:
+      product *= jnp.where(tokens.mask, tokens.rollout.extras[name], 0.0)
+  return jax.lax.stop_gradient(product)
 
 
 def _diagnostics(scores, log_ratio, counted) -> dict:
