@@ -39,8 +39,7 @@ class Rollout:
     extras: further arrays by name; every leaf is [N, ...] or a scalar []. Known
       names: behaviour_logprobs [N, T]; reward_components [N, K]; with the need
       "old_scores" trainer_logprobs, sampler_logprobs, old_entropy, old_values
-      [N, T]; rollout_is and keep
-      [N, T], factors of the policy loss.
+      [N, T]; rollout_is, keep [N, T], factors of the policy loss.
     group_size: G, a Python int known at trace time.
   """
 

@@ -10,7 +10,6 @@ from jaxrl_llm import types
 from jaxrl_llm.objectives import penalties as terms
 from jaxrl_llm.objectives import ratios
 
-
 # Arrays [N, T] of rollout.extras that multiply the surrogate, constants: the
 # weights of a rollout correction, and 0 or 1 of a selection of tokens.
 FACTORS = ("rollout_is", "keep")
