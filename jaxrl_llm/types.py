@@ -39,7 +39,8 @@ class Rollout:
     extras: further arrays by name; every leaf is [N, ...] or a scalar []. Known
       names: behaviour_logprobs [N, T]; reward_components [N, K]; with the need
       "old_scores" trainer_logprobs, sampler_logprobs, old_entropy, old_values
-      [N, T]; rollout_is, keep [N, T], factors of the policy loss.
+      [N, T]; rollout_is, keep [N, T], factors of the policy loss; metric/NAME
+      [], which the step logs as NAME.
     group_size: G, a Python int known at trace time.
   """
 

@@ -196,6 +196,8 @@ CHECKS: tuple[Callable[[base.Method], None], ...] = (
 def _only_needed(method, scores, rollout):
   """Without what the method does not ask for: `needs` must be honest."""
   needed = method.needs
+  if "old_scores" in needed:
+    rollout = _with_old_scores(scores, rollout)
   return (
     types.Scores(
       logprobs=scores.logprobs,
@@ -204,6 +206,19 @@ def _only_needed(method, scores, rollout):
     ),
     rollout if "ref_logprobs" in needed else rollout.replace(ref_logprobs=None),
   )
+
+
+def _with_old_scores(scores, rollout):
+  """As the step before its first update, with a sampler 0.2 nats away."""
+  gap = 0.2 * jnp.sin(jnp.arange(rollout.mask.size))
+  found = {
+    "trainer_logprobs": rollout.old_logprobs,
+    "sampler_logprobs": rollout.old_logprobs + gap.reshape(rollout.mask.shape),
+    "old_entropy": scores.entropy,
+    "old_values": scores.values,
+  }
+  found = {name: x for name, x in found.items() if x is not None}
+  return rollout.replace(extras=found | rollout.extras)
 
 
 def _piece(tree, index, pieces):

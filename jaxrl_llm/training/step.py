@@ -89,6 +89,7 @@ def make_train_step(
       mini_batches=mini_batches,
       updates=updates,
     )
+    metrics |= _found_before(rollout)
     return (
       state.replace(
         step=state.step + 1,
@@ -100,6 +101,15 @@ def make_train_step(
     )
 
   return train_step
+
+
+def _found_before(rollout) -> types.Metrics:
+  """What transform and selection measured: extras "metric/NAME", scalars."""
+  return {
+    name.removeprefix("metric/"): value
+    for name, value in rollout.extras.items()
+    if name.startswith("metric/")
+  }
 
 
 def _make_loss(score, method, on_policy):

@@ -16,6 +16,7 @@ from jaxrl_llm.methods import base
 from jaxrl_llm.models import families
 from jaxrl_llm.testing import rollouts
 from jaxrl_llm.training import score, state, step
+from jaxrl_llm.transforms import chain
 
 V, S, T, G, B = 32, 3, 5, 4, 4
 SMALL = dataclasses.replace(
@@ -306,6 +307,24 @@ class ReferenceTest(chex.TestCase):
     train_step = step.make_train_step(_bag_score, method, optax.sgd(1.0))
     _, second = jax.jit(train_step)(new, _rollout(), _bag())
     self.assertGreater(second["reference_kl"], 1e-4)
+
+
+class FoundBeforeTest(chex.TestCase):
+  @parameterized.parameters({}, {"epochs": 2, "mini_batches": 2})
+  def test_what_a_transform_or_a_selection_measures_is_logged(self, **knobs):
+    def noted(name, rollout):
+      value = rollout.rewards.sum() + 0.25
+      return rollout.replace(extras=rollout.extras | {name: value})
+
+    method = dataclasses.replace(
+      methods.Dapo().build(),
+      transform=chain.stateless(lambda r: noted("metric/before", r)),
+      selection=lambda r, advantages: noted("metric/after", r),
+    )
+    _, metrics = _bag_step(method, 1.0, **knobs)
+    expected = _rollout().rewards.sum() + 0.25
+    self.assertEqual(metrics["before"], expected)
+    self.assertEqual(metrics["after"], expected)
 
 
 class SplitTest(chex.TestCase):
