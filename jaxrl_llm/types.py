@@ -164,3 +164,23 @@ class RolloutTransform(NamedTuple):
   init: Callable[[], State]
   update: Callable[[Rollout, State], tuple[Rollout, State]]
   observe: Callable[[State, Metrics], State] = lambda state, metrics: state
+
+
+class Plan(NamedTuple):
+  """Which samples a step is made of: host code before the step.
+
+  `gather` asks the sampler for rounds of samples (rollout.plans.Sampler: the
+  next problems, their completions, their rewards) and returns exactly B groups
+  (rollout.groups.Groups), whatever it found: shapes are static, what must not
+  be learnt from has weight 0.
+
+  Attributes:
+    init: () -> state, a dict of JSON values and numpy arrays, nested; it is
+      saved with every checkpoint, so that a resumed run is bitwise the same.
+    gather: (sampler, state) -> (groups, state, metrics as plain floats).
+    extras: names of the [N] float32 arrays that it adds to Rollout.extras.
+  """
+
+  init: Callable[[], dict[str, Any]]
+  gather: Callable[..., tuple[Any, dict[str, Any], dict[str, float]]]
+  extras: tuple[str, ...] = ()

@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float
 
 from jaxrl_llm import types
 from jaxrl_llm.objectives import penalties
+from jaxrl_llm.rollout import plans
 from jaxrl_llm.transforms import chain
 
 # What a method may need the step to compute for it.
@@ -30,9 +31,10 @@ def everything(rollout: types.Rollout, advantages: Array) -> types.Rollout:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Method:
-  """What the train step calls, in this order.
+  """What the loop and its train step call, in this order.
 
   Attributes:
+    plan: which samples make a step, on the host; one round of B by default.
     transform: rollout -> rollout with state, on the whole batch.
     advantage: rollout -> credit [N] or [N, T], on the whole batch.
     selection: (rollout, advantages [N, T]) -> rollout, on the whole batch: what
@@ -43,6 +45,7 @@ class Method:
       any piece of it.
     needs: what the step must compute besides log-probs, out of NEEDS: what
       nothing needs is never computed.
+    min_group_size: smallest G: 2 where siblings are compared, else 1.
   """
 
   advantage: types.AdvantageFn
@@ -51,6 +54,8 @@ class Method:
   transform: types.RolloutTransform = chain.identity()
   selection: types.SelectionFn = everything
   needs: frozenset[str] = frozenset()
+  plan: types.Plan = plans.one_round()
+  min_group_size: int = 2
 
   def __post_init__(self):
     """Raises ValueError for a need that nothing serves."""

@@ -200,9 +200,10 @@ def validate(config: Experiment) -> None:
       value = operator.attrgetter(name)(config)
       if value < least:
         raise ValueError(f"{name} must be at least {least}, got {value}.")
-  if config.group_size < 2:
+  least = config.method.build().min_group_size
+  if config.group_size < least:
     raise ValueError(
-      f"group_size must be at least 2, got {config.group_size}: a method"
+      f"group_size must be at least {least}, got {config.group_size}: a method"
       " that compares siblings learns nothing from a group of one."
     )
   rows = config.prompts_per_step * config.group_size

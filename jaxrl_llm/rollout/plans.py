@@ -1,0 +1,130 @@
+"""Plans: from which samples a step is made; see types.Plan.
+
+A plan asks for rounds of samples and returns B groups. Plans nest: a round of
+the outer one is what the inner one gathers. Everything is host code on numpy
+arrays, and what a plan remembers is saved with the checkpoint.
+
+Noise stays a function of (seed, step, sample id, position): the rows of a
+second round in a step are numbered on from those of the first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from jaxrl_llm import types
+from jaxrl_llm.rollout import groups as grouping
+
+
+class Sampler:
+  """What a plan may ask for within one step."""
+
+  def __init__(
+    self,
+    *,
+    step: int,
+    batch_size: int,
+    problems: Callable[[], Sequence[Any]],
+    collect: Callable[[Sequence[Any], int], Any],
+    greedy: Callable[[Sequence[Any]], Any],
+    score: Callable[[Any], Any],
+  ):
+    """One sampler a step.
+
+    Args:
+      step: number of the step; the version of its policy.
+      batch_size: B, groups that the step needs.
+      problems: () -> the next B problems of the data.
+      collect: (problems, id of the first row) -> collect.Samples, G each.
+      greedy: (problems) -> collect.Samples, one greedy completion each.
+      score: (samples) -> rewards.scored.Scored.
+    """
+    self.step = step
+    self.batch_size = batch_size
+    self._problems, self._collect = problems, collect
+    self._greedy, self._score = greedy, score
+    self._rounds = []
+    self._rows = 0
+
+  def sample(self) -> grouping.Groups:
+    """One round: the next problems, their completions, their rewards."""
+    samples = self._collect(self._problems(), self._rows)
+    scored = self._score(samples)
+    self._rows += len(samples.texts)
+    self._rounds.append((samples, scored))
+    return grouping.fresh(samples, scored, step=self.step)
+
+  def greedy_rewards(self, problems: Sequence[Any]) -> np.ndarray:
+    """[len(problems)] rewards of greedy completions; NaN if unscorable."""
+    return self._score(self._greedy(problems)).rewards
+
+  def seen(self) -> tuple[Any, Any]:
+    """(samples, scored) of all rounds: what the policy does, unfiltered."""
+    samples, scored = zip(*self._rounds, strict=True)
+    return grouping.join_samples(samples), _join_scored(scored)
+
+
+def one_round() -> types.Plan:
+  """Trains on the samples of one round as they come."""
+  return types.Plan(
+    init=dict, gather=lambda sampler, state: (sampler.sample(), state, {})
+  )
+
+
+def greedy_baseline(inner: types.Plan | None = None) -> types.Plan:
+  """Adds one greedy completion a prompt, whose reward is a baseline (ReMax).
+
+  It is scored as the others are, a truncated one too, and never trained on.
+  Where it cannot be scored there is no baseline: the prompt's rows get weight
+  0. Writes extras["greedy_rewards"] [N], equal in each group.
+
+  Args:
+    inner: gathers the groups; None takes one round.
+
+  References:
+    Li et al. 2023, arXiv:2310.10505.
+  """
+  inner = inner or one_round()
+
+  def gather(sampler, state):
+    found, state, metrics = inner.gather(sampler, state)
+    rewards = sampler.greedy_rewards(found.samples.problems)
+    known = np.isfinite(rewards)
+    rows = np.where(known, rewards, 0.0).repeat(found.group_size)
+    found = found.replace(
+      weights=found.weights * known.repeat(found.group_size),
+      extras=found.extras | {"greedy_rewards": rows.astype(np.float32)},
+    )
+    mean = float(rewards[known].mean()) if known.any() else 0.0
+    return found, state, metrics | {"plan/greedy_reward": mean}
+
+  return types.Plan(inner.init, gather, (*inner.extras, "greedy_rewards"))
+
+
+def _join_scored(rounds: Sequence[Any]) -> Any:
+  """What the rewards said of all rounds, as of one."""
+  if len(rounds) == 1:
+    return rounds[0]
+  names = dict.fromkeys(name for scored in rounds for name in scored.components)
+  return dataclasses.replace(
+    rounds[0],
+    rewards=np.concatenate([scored.rewards for scored in rounds]),
+    components={
+      name: np.concatenate(
+        [
+          scored.components.get(name, np.full_like(scored.rewards, np.nan))
+          for scored in rounds
+        ]
+      )
+      for name in names
+    },
+    failures={
+      kind: sum(scored.failures[kind] for scored in rounds)
+      for kind in rounds[0].failures
+    },
+    messages=[text for scored in rounds for text in scored.messages],
+  )
