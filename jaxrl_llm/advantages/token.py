@@ -177,6 +177,12 @@ def whiten(
   return (table.centred * jax.lax.rsqrt(var)).reshape(values.shape)
 
 
+def check_beta(beta: float) -> None:
+  """Raises ValueError unless beta is 0 or more and finite."""
+  if not 0 <= beta < float("inf"):
+    raise ValueError(f"beta must be 0 or more and finite, got {beta}.")
+
+
 def check_gamma(gamma: float) -> None:
   """Raises ValueError unless gamma is in [0, 1]."""
   if not 0 <= gamma <= 1:

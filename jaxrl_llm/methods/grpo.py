@@ -13,7 +13,7 @@ Shao et al. 2024, DeepSeekMath, arXiv:2402.03300.
 import dataclasses
 from typing import Literal
 
-from jaxrl_llm.advantages import group
+from jaxrl_llm.advantages import batch, group
 from jaxrl_llm.methods import base
 from jaxrl_llm.objectives import policy, surrogates, weighting
 
@@ -33,6 +33,9 @@ class Grpo(base.MethodConfig):
   direction of KL)"""
   entropy_coef: float = 0.0
   """coefficient of an entropy bonus, not in the paper; 0: none"""
+  scale: Literal["group", "batch", "none"] = "group"
+  """divides by the std of the group (the paper), of the batch's rewards, or
+  not at all (TRL scale_rewards)"""
   ddof: Literal[0, 1] = 1
   """std over G - 1 (1, as TRL and verl) or over G (0)"""
   eps: float = 1e-4
@@ -46,9 +49,7 @@ class Grpo(base.MethodConfig):
       beta=self.beta, kl=self.kl, entropy_coef=self.entropy_coef
     )
     return base.Method(
-      advantage=base.from_rewards(
-        group.group_normalized, ddof=self.ddof, eps=self.eps
-      ),
+      advantage=self._advantage(),
       weighting=weighting.sequence_mean,
       objective=policy.policy_objective(
         surrogate=lambda tokens: surrogates.clipped_surrogate(
@@ -61,3 +62,16 @@ class Grpo(base.MethodConfig):
       ),
       needs=needs,
     )
+
+  def _advantage(self):
+    knobs = {"ddof": self.ddof, "eps": self.eps}
+    choices = {
+      "group": base.from_rewards(group.group_normalized, **knobs),
+      "batch": base.from_rewards(batch.batch_normalized, **knobs),
+      "none": base.from_rewards(group.group_centred),
+    }
+    if self.scale not in choices:
+      raise ValueError(
+        f"scale must be one of {', '.join(choices)}; got {self.scale!r}."
+      )
+    return choices[self.scale]
