@@ -90,9 +90,21 @@ class Collector:
   place: Callable = lambda tree: tree
 
   def __call__(
-    self, params, problems: Sequence[sources.Problem], step: int
+    self,
+    params,
+    problems: Sequence[sources.Problem],
+    step: int,
+    *,
+    first_id: int = 0,
   ) -> Samples:
-    """Samples the completions of one step; equal arguments, equal result."""
+    """Samples completions; equal arguments, equal result.
+
+    Args:
+      params: of the policy.
+      problems: B of them.
+      step: number that the noise depends on, with the rows' ids.
+      first_id: id of the first row, after those that the step had before.
+    """
     tokens, mask, texts = encoding.encode_prompts(
       problems,
       self.tokenizer,
@@ -100,10 +112,10 @@ class Collector:
       template=self.template,
       chat=self.chat,
     )
-    count = len(problems) * self.group_size
+    ids = first_id + np.arange(len(problems) * self.group_size)
     out = self.generate(
       params,
-      *self.place((tokens, mask, np.arange(count, dtype=np.int32))),
+      *self.place((tokens, mask, ids.astype(np.int32))),
       self.key,
       np.int32(step),
     )

@@ -202,9 +202,10 @@ def validate(config: Experiment) -> None:
         raise ValueError(f"{name} must be at least {least}, got {value}.")
   least = config.method.build().min_group_size
   if config.group_size < least:
+    why = ": a method that compares siblings learns nothing from a group of one"
     raise ValueError(
-      f"group_size must be at least {least}, got {config.group_size}: a method"
-      " that compares siblings learns nothing from a group of one."
+      f"group_size must be at least {least}, got {config.group_size}"
+      f"{why if least > 1 else ''}."
     )
   rows = config.prompts_per_step * config.group_size
   pieces = config.mini_batches * config.micro_batches

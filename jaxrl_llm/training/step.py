@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array
 import optax
 
 from jaxrl_llm import types
@@ -48,7 +49,8 @@ def make_train_step(
     old_logprobs: "trainer" takes pi_old from the trainer's own forward: the
       current log-probs, gradient stopped, when the step is a single update
       (no extra forward), else one scoring pass before the first update.
-      "sampler" keeps rollout.old_logprobs as they came.
+      "sampler" keeps rollout.old_logprobs as they came. Rows with
+      extras["stale"] keep them in either case: another policy sampled them.
 
   Returns:
     step(state, rollout, reference) -> (state, metrics), jittable; metrics are
@@ -120,10 +122,11 @@ def _make_loss(score, method, on_policy):
     scores = score(params, rollout)
     if on_policy:
       now = jax.lax.stop_gradient(scores.logprobs)
-      rollout = rollout.replace(old_logprobs=now)
+      rollout = rollout.replace(old_logprobs=_pi_old(rollout, now))
     loss, metrics = method.objective(scores, rollout, advantages, weights)
     sampled = piece[0].extras.get("sampler_logprobs", piece[0].old_logprobs)
-    return loss, (metrics, _gap(scores.logprobs, sampled, rollout.mask))
+    fresh = rollout.mask & ~_stale(rollout)
+    return loss, (metrics, _gap(scores.logprobs, sampled, fresh))
 
   return loss_fn
 
@@ -192,17 +195,37 @@ def _map(function, rollout, pieces) -> Any:
   return jax.tree.map(lambda x: x.reshape(rows, *x.shape[2:]), out)
 
 
+def _stale(rollout) -> Array:
+  """[N, 1] true on rows that an older policy sampled (extras["stale"])."""
+  stale = rollout.extras.get("stale", jnp.zeros(rollout.mask.shape[0]))
+  return stale[:, None] > 0
+
+
+def _pi_old(rollout, logprobs) -> Array:
+  """The trainer's log-probs; on stale rows those of the policy that sampled.
+
+  The trainer's are of a policy that did not sample them: the ratio to it would
+  be 1 and leave the age uncorrected.
+  """
+  return jnp.where(_stale(rollout), rollout.old_logprobs, logprobs)
+
+
 def _with_old_scores(rollout, scores, *, replace) -> types.Rollout:
-  """The rollout with what the policy said before the first update."""
+  """The rollout with what the policy said before the first update.
+
+  On stale rows the trainer's and the sampler's log-probs are one, so that no
+  correction for their difference comes on top of the ratio's.
+  """
+  old = _pi_old(rollout, scores.logprobs)
   found = {
     "sampler_logprobs": rollout.old_logprobs,
-    "trainer_logprobs": scores.logprobs,
+    "trainer_logprobs": old,
     "old_entropy": scores.entropy,
     "old_values": scores.values,
   }
   extras = {name: x for name, x in found.items() if x is not None}
   rollout = rollout.replace(extras=rollout.extras | extras)
-  return rollout.replace(old_logprobs=scores.logprobs) if replace else rollout
+  return rollout.replace(old_logprobs=old) if replace else rollout
 
 
 def split(tree: Any, parts: int) -> Any:
