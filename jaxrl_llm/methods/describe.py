@@ -16,7 +16,14 @@ from typing import Any
 
 from jaxrl_llm.methods import base, registry
 
-PLUG_POINTS = ("transform", "advantage", "weighting", "objective", "plan")
+PLUG_POINTS = (
+  "transform",
+  "advantage",
+  "selection",
+  "weighting",
+  "objective",
+  "plan",
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -153,7 +160,17 @@ def _fields(config: type[base.MethodConfig]) -> Iterator[Field]:
   }
   for field in dataclasses.fields(config):
     text = " ".join(docs.get(field.name, "").split())
-    yield Field(name=field.name, default=repr(field.default), help=text)
+    yield Field(name=field.name, default=_default(field), help=text)
+
+
+def _default(field: dataclasses.Field) -> str:
+  """As Python writes it; a method inside a method by its name."""
+  if field.default_factory is dataclasses.MISSING:
+    return repr(field.default)
+  value = field.default_factory()
+  if isinstance(value, base.MethodConfig):
+    return f"{type(value).__name__}()"
+  return repr(value)
 
 
 def _text_of(node: ast.stmt) -> str:

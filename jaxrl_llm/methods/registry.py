@@ -3,14 +3,24 @@
 import difflib
 
 from jaxrl_llm.methods import base
+from jaxrl_llm.methods.bypass import Bypass
 from jaxrl_llm.methods.dapo import Dapo
+from jaxrl_llm.methods.decoupled_ppo import DecoupledPpo
 from jaxrl_llm.methods.dr_grpo import DrGrpo
 from jaxrl_llm.methods.grpo import Grpo
+from jaxrl_llm.methods.m2po import M2po
+from jaxrl_llm.methods.offpolicy_correction import OffPolicyCorrection
+from jaxrl_llm.methods.opsm import Opsm
 
 METHODS: dict[str, type[base.MethodConfig]] = {
   "grpo": Grpo,
   "dr_grpo": DrGrpo,
   "dapo": Dapo,
+  "offpolicy_correction": OffPolicyCorrection,
+  "decoupled_ppo": DecoupledPpo,
+  "bypass": Bypass,
+  "m2po": M2po,
+  "opsm": Opsm,
 }
 
 

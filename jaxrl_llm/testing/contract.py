@@ -111,7 +111,8 @@ def equal_rewards_teach_nothing(method: base.Method) -> None:
 
   @jax.jit
   def credit(rewards):
-    start = rollout.replace(rewards=rewards)
+    _, start = _only_needed(method, scores, rollout)
+    start = start.replace(rewards=rewards)
     changed, _ = method.transform.update(start, method.transform.init())
     return method.advantage(changed)
 
