@@ -3,10 +3,11 @@
 Orbax writes a step into a folder with a temporary name and renames it when
 all is on disk, so a kill at any moment leaves the steps before it untouched.
 Arrays are stored under flat names ("params.layers.mlp.up") and put back into
-the template's own structure, so optimizer states of any shape survive.
+the template's own structure, so optimizer states of any shape survive. What
+has no fixed shape (groups that wait for a later step) is numpy in `extra`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import logging
 import os
 import pathlib
@@ -20,6 +21,8 @@ import orbax.checkpoint as ocp
 
 _ARRAYS = "arrays"
 _EXTRA = "extra"
+_LOOSE = "loose"  # numpy arrays of extra, in order
+_MARK = "__array__"  # {_MARK: name in _LOOSE} stands in extra for an array
 
 
 class Checkpointer:
@@ -55,23 +58,23 @@ class Checkpointer:
     Args:
       step: number of finished steps.
       arrays: pytree of arrays (typed PRNG keys as their key data).
-      extra: what json takes, for example the data iterator's state.
+      extra: what json takes, for example the data iterator's state, and numpy
+        arrays of any shape at any depth.
     """
     manager = self._open()
     if step in manager.all_steps():
       return
     self._sweep()
     filled = {k: v for k, v in _named(arrays).items() if np.size(v)}
-    manager.save(
-      step,
-      args=ocp.args.Composite(
-        **{
-          _ARRAYS: ocp.args.StandardSave(filled),
-          _EXTRA: ocp.args.JsonSave(dict(extra or {})),
-        }
-      ),
-      force=True,
-    )
+    loose = {}
+    plain = _without_arrays(dict(extra or {}), loose)
+    items = {
+      _ARRAYS: ocp.args.StandardSave(filled),
+      _EXTRA: ocp.args.JsonSave(plain),
+    }
+    if loose:
+      items[_LOOSE] = ocp.args.PyTreeSave(loose)
+    manager.save(step, args=ocp.args.Composite(**items), force=True)
 
   def restore(
     self, template: Any, step: int | None = None
@@ -116,7 +119,7 @@ class Checkpointer:
       for k, v in wanted.items()
     ]
     tree = jax.tree.unflatten(jax.tree.structure(template), leaves)
-    return tree, got[_EXTRA] or {}, step
+    return tree, self._with_arrays(got[_EXTRA] or {}, step), step
 
   def steps(self) -> list[int]:
     """The complete steps, oldest first."""
@@ -155,6 +158,7 @@ class Checkpointer:
         item_handlers={
           _ARRAYS: ocp.StandardCheckpointHandler(),
           _EXTRA: ocp.JsonCheckpointHandler(),
+          _LOOSE: ocp.PyTreeCheckpointHandler(),
         },
         options=ocp.CheckpointManagerOptions(
           max_to_keep=self._keep,
@@ -164,6 +168,21 @@ class Checkpointer:
         ),
       )
     return self._manager
+
+  def _with_arrays(self, extra: dict[str, Any], step: int) -> dict[str, Any]:
+    """The extra of a step with its arrays in their places."""
+    names = []
+    _without_marks(extra, names.append)
+    if not names:
+      return extra
+    kinds = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in names}
+    loose = self._open().restore(
+      step,
+      args=ocp.args.Composite(
+        **{_LOOSE: ocp.args.PyTreeRestore(restore_args=kinds)}
+      ),
+    )[_LOOSE]
+    return _without_marks(extra, loose.__getitem__)
 
   def _sweep(self) -> None:
     """Removes what a kill left half-written; only a process that saves may."""
@@ -201,6 +220,30 @@ def _named(tree: Any) -> dict[str, Any]:
   if len(named) < len(leaves):
     raise ValueError("two arrays have one name: a key of the tree holds a '.'.")
   return named
+
+
+def _without_arrays(node: Any, found: dict[str, np.ndarray]) -> Any:
+  """A copy with names for arrays, which are put into `found`."""
+  if isinstance(node, np.ndarray):
+    name = f"a{len(found)}"
+    found[name] = node
+    return {_MARK: name}
+  if isinstance(node, Mapping):
+    return {k: _without_arrays(v, found) for k, v in node.items()}
+  if isinstance(node, list | tuple):
+    return [_without_arrays(v, found) for v in node]
+  return node
+
+
+def _without_marks(node: Any, get: Callable[[str], Any]) -> Any:
+  """A copy with get(name) in the place of each array's name."""
+  if isinstance(node, Mapping):
+    if _MARK in node:
+      return get(node[_MARK])
+    return {k: _without_marks(v, get) for k, v in node.items()}
+  if isinstance(node, list):
+    return [_without_marks(v, get) for v in node]
+  return node
 
 
 def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
