@@ -5,7 +5,6 @@ import difflib
 import hashlib
 import importlib.util
 import inspect
-import math
 import os
 import pathlib
 import sys
@@ -89,11 +88,6 @@ def trial(name: str, function: Callable[..., Any]) -> None:
   except (Exception, SystemExit):
     return
   check_result(name, result, len(TRIAL[0]))
-
-
-def number(value: Any) -> float:
-  """A float; None means unscorable and becomes NaN."""
-  return math.nan if value is None else float(value)
 
 
 def _import(name: str, path: pathlib.Path) -> ModuleType:

@@ -22,7 +22,12 @@ class RewardPool:
   """Processes that score; use it in a `with` statement.
 
   A reward that returns {name: [N]} counts as the sum of its components, and
-  each becomes a component under its own name.
+  each becomes a component under its own name. One that returns None for a
+  completion does not apply to it: the others make up its reward.
+
+  Attributes:
+    labels: names of the rewards, for metrics: the first components.
+    weights: factor of each.
   """
 
   def __init__(
@@ -54,6 +59,7 @@ class RewardPool:
     for name in self._names:
       registry.check(name)
     self.labels = registry.labels(self._names)
+    self.weights = weights
     self._assembly = scored.Assembly(self.labels, weights)
     self._processes = [
       process.Process(self._names, timeout) for _ in range(workers)

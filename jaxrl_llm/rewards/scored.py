@@ -17,9 +17,10 @@ class Scored:
   """What the rewards say of N completions.
 
   Attributes:
-    rewards: [N] float32, weighted sums; NaN where a row could not be scored.
-    components: {name: [N] float32} before weighting; NaN where missing. The
-      rewards come first, in their order.
+    rewards: [N] float32, weighted sums of the rewards that apply; NaN where a
+      row could not be scored.
+    components: {name: [N] float32} before weighting; NaN where one failed or
+      does not apply. The rewards come first, in their order.
     failures: number of rows lost, by kind; every kind of KINDS is there, and
       the sum is the number of NaN in rewards.
     messages: the first of them, one line each.

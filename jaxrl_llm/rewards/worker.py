@@ -35,7 +35,8 @@ class Row(NamedTuple):
 
   Attributes:
     values: for each reward its numbers; the key is "" for a reward without
-      components, and the dict is empty where the reward failed.
+      components, and the dict is empty where the reward failed or, having
+      answered None, does not apply.
     failure: the first thing that went wrong, or None.
   """
 
@@ -71,6 +72,8 @@ def score_row(
     numbers, failure = _call(name, function, ([prompt], [completion], [answer]))
     values.append(numbers)
     failures.append(failure)
+  if not any(values):
+    failures.append(Failure("nan", "no reward applies: all gave None"))
   return Row(tuple(values), next(filter(None, failures), None))
 
 
@@ -119,7 +122,9 @@ def _call(
     result = function(*row)
     functions.check_result(name, result, 1)
     parts = result if isinstance(result, dict) else {"": result}
-    numbers = {key: functions.number(part[0]) for key, part in parts.items()}
+    numbers = {
+      key: float(part[0]) for key, part in parts.items() if part[0] is not None
+    }
   except (Exception, SystemExit) as error:
     line = f"{name} raised {type(error).__name__}: {functions.one_line(error)}"
     return {}, Failure("exception", line)

@@ -1,10 +1,12 @@
 """What the samples of a step say before any training: numbers and texts."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from jaxrl_llm import types
+from jaxrl_llm.rewards import pool as pools
 from jaxrl_llm.rollout import collect
 
 
@@ -14,6 +16,31 @@ def score(pool, samples: collect.Samples):
   prompts = [text for text in samples.prompt_texts for _ in range(group)]
   answers = [p.answer for p in samples.problems for _ in range(group)]
   return pool.score(prompts, samples.texts, answers)
+
+
+def with_components(
+  rollout: types.Rollout,
+  components: Mapping[str, np.ndarray],
+  pool: pools.RewardPool,
+) -> types.Rollout:
+  """Hands each reward to the method, not only their sum.
+
+  Args:
+    rollout: of N rows.
+    components: {name: [N]}, as scored; NaN where one does not apply.
+    pool: says which of them are the K rewards, and their factors.
+
+  Returns:
+    The rollout with extras reward_components and reward_weights, [N, K]; the
+    weights are the same in every row.
+  """
+  parts = np.stack([components[label] for label in pool.labels], axis=1)
+  factors = np.broadcast_to(np.float32(pool.weights), parts.shape)
+  extras = {
+    "reward_components": parts.astype(np.float32),
+    "reward_weights": np.ascontiguousarray(factors),
+  }
+  return rollout.replace(extras=rollout.extras | extras)
 
 
 def sample_metrics(samples: collect.Samples, scored) -> dict[str, float]:

@@ -112,7 +112,7 @@ def test_no_rows_are_no_error(file):
 
 def test_each_kind_of_failure_costs_its_row_and_is_counted(file):
   texts = ["ok", "hang", "raise", "ok", "die", "nan", "kill", "regex", "inf"]
-  texts += ["exit", "none", "shape", "ok", "okay"]
+  texts += ["exit", "shape", "ok", "okay"]
   names = ["exact_integer", f"{file}:obey"]
   with pools.RewardPool(names, timeout=0.7, workers=2) as pool:
     scored = score(pool, texts)
@@ -120,7 +120,7 @@ def test_each_kind_of_failure_costs_its_row_and_is_counted(file):
   good = [i for i, text in enumerate(texts) if text.startswith("ok")]
   np.testing.assert_array_equal(np.flatnonzero(~np.isnan(scored.rewards)), good)
   np.testing.assert_array_equal(scored.rewards[good], [2, 2, 2, 4])
-  assert scored.failures == {"exception": 3, "timeout": 2, "nan": 3, "died": 2}
+  assert scored.failures == {"exception": 3, "timeout": 2, "nan": 2, "died": 2}
   assert len(scored.messages) == scoring.MESSAGES
   assert not any("\n" in message for message in scored.messages)
   assert "row 2" in scored.messages[1] and "KeyError" in scored.messages[1]
@@ -128,6 +128,24 @@ def test_each_kind_of_failure_costs_its_row_and_is_counted(file):
   np.testing.assert_array_equal(again.rewards, [2] * 5)
   # the other reward of a row that failed in Python is still shown
   assert scored.components["exact_integer"][2] == 0
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_reward_that_answers_none_leaves_the_row_to_the_others(file, workers):
+  names = [f"{file}:obey", f"{file}:parts"]
+  with pools.RewardPool(names, weights=(1, 2), workers=workers) as pool:
+    scored = score(pool, ["none", "okay"])
+  np.testing.assert_array_equal(scored.rewards, [2 * 4.5, 4 + 2 * 4.5])
+  np.testing.assert_array_equal(scored.components["obey"], [np.nan, 4])
+  assert not any(scored.failures.values())
+
+
+def test_a_row_to_which_no_reward_applies_is_unscorable(file):
+  with pools.RewardPool([f"{file}:obey"], workers=0) as pool:
+    scored = score(pool, ["none", "ok"])
+  np.testing.assert_array_equal(scored.rewards, [np.nan, 2])
+  assert scored.failures["nan"] == 1
+  assert "no reward applies" in scored.messages[0]
 
 
 def test_without_workers_exceptions_cost_only_their_row(file):
