@@ -58,7 +58,7 @@ def sequence_log_ratio(
     Log-ratios in nats, constant in a row, 0 on padding.
 
   References:
-    Zheng et al. 2025, GSPO, arXiv:2507.18071, eq. 7.
+    Zheng et al. 2025, GSPO, arXiv:2507.18071.
   """
   mean = _row_mean(_difference(logprobs, old_logprobs, mask), mask)
   return jnp.where(mask, jnp.clip(mean, -limit, limit), 0.0)
@@ -123,12 +123,50 @@ def sequence_token_log_ratio(
     Log-ratios in nats, constant in a row, 0 on padding.
 
   References:
-    Zheng et al. 2025, GSPO, arXiv:2507.18071, eq. 14.
+    Zheng et al. 2025, GSPO, arXiv:2507.18071.
   """
   each = _difference(logprobs, old_logprobs, mask)
   mean = jax.lax.stop_gradient(_row_mean(each, mask))
   own = each - jax.lax.stop_gradient(each)  # 0, with the token's gradient
   return jnp.where(mask, jnp.minimum(mean + own, limit), 0.0)
+
+
+def sequence_log_weight(
+  weights: Float[Array, "N T"],
+  mask: Bool[Array, "N T"],
+  *,
+  level: str = "token",
+  limit: float = 20.0,
+) -> Float[Array, "N T"]:
+  """Logarithm of the weight that a rollout correction gives a completion.
+
+    u = clip(log weights, log 1e-8, limit)
+    sum_t m_it u_it  (level "token"),  u_i  (level "sequence")
+
+  Args:
+    weights: not negative; 0 counts as 1e-8.
+    mask: true on the policy's own tokens; the rest may hold anything.
+    level: "token" when each token has a weight of its own, "sequence" when
+      every token carries the weight of its completion.
+    limit: bound of log weights in nats.
+
+  Returns:
+    Nats, constant in a row, 0 on padding; it has no gradient.
+
+  Raises:
+    ValueError: if level is neither.
+
+  References:
+    TRL's VESPO, arXiv:2602.10693.
+  """
+  if level not in ("token", "sequence"):
+    raise ValueError(f"level must be 'token' or 'sequence', got {level!r}.")
+  chex.assert_equal_shape([weights, mask])
+  known = jnp.where(mask, jax.lax.stop_gradient(weights), 1.0)
+  logs = jnp.minimum(jnp.log(jnp.maximum(known, 1e-8)), limit)
+  if level == "sequence":
+    return jnp.where(mask, logs, 0.0)
+  return jnp.where(mask, logs.sum(axis=1, keepdims=True), 0.0)
 
 
 def _difference(logprobs, old_logprobs, mask) -> Float[Array, "N T"]:

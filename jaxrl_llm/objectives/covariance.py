@@ -1,0 +1,145 @@
+"""Tokens singled out by the covariance of their credit and log-probability.
+
+It is these few tokens that make the entropy of a policy fall (Cui et al.
+2025, arXiv:2505.22617): likely ones that are pushed up, unlikely ones that
+are pushed down. All functions look at a whole batch and have no gradient.
+"""
+
+import chex
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+
+def token_covariance(
+  logprobs: Float[Array, "N T"],
+  advantages: Float[Array, "N T"],
+  mask: Bool[Array, "N T"],
+) -> Float[Array, "N T"]:
+  """What each token adds to the covariance over the batch; 0 on padding.
+
+    cov = (A - mean A) * (logprobs - mean logprobs)
+
+  with means over the tokens of the mask.
+
+  Args:
+    logprobs: of the policy, in nats.
+    advantages: credit per token.
+    mask: true on tokens that count.
+
+  Returns:
+    Credit times nats.
+
+  References:
+    Cui et al. 2025, arXiv:2505.22617.
+  """
+  chex.assert_equal_shape([logprobs, advantages, mask])
+  return _centred(advantages, mask) * _centred(logprobs, mask)
+
+
+def clip_cov_drop(
+  logprobs: Float[Array, "N T"],
+  log_ratio: Float[Array, "N T"],
+  advantages: Float[Array, "N T"],
+  mask: Bool[Array, "N T"],
+  uniforms: Float[Array, "N T"],
+  *,
+  fraction: float = 2e-4,
+  cov_low: float = 1.0,
+  cov_high: float = 5.0,
+  clip_low: float = 0.2,
+  clip_high: float = 0.2,
+) -> Bool[Array, "N T"]:
+  """A few tokens of high covariance, at random, to be left out (Clip-Cov).
+
+  Candidates are the tokens with cov_low < cov < cov_high whose gradient PPO's
+  clip leaves alone; of these the min(candidates, max(1, floor(fraction * M)))
+  with the smallest uniform number are taken, M the tokens of the mask.
+
+  Args:
+    logprobs: of the policy, in nats.
+    log_ratio: of the policy to the old one, in nats.
+    advantages: credit per token.
+    mask: true on tokens that count.
+    uniforms: independent numbers in [0, 1); all the randomness there is.
+    fraction: share of the tokens that may be taken, in (0, 1].
+    cov_low: candidates lie above.
+    cov_high: candidates lie below.
+    clip_low: PPO's, as in clipped_surrogate.
+    clip_high: PPO's, as in clipped_surrogate.
+
+  Returns:
+    True on the tokens whose loss is to be 0; they stay in the denominator.
+
+  References:
+    Cui et al. 2025, arXiv:2505.22617.
+  """
+  chex.assert_equal_shape([logprobs, log_ratio, advantages, mask, uniforms])
+  covariance = token_covariance(logprobs, advantages, mask)
+  ratio = jnp.exp(jnp.where(mask, log_ratio, 0.0))
+  clipped = (ratio > 1.0 + clip_high) & (advantages > 0)
+  clipped |= (ratio < 1.0 - clip_low) & (advantages < 0)
+  inside = (covariance > cov_low) & (covariance < cov_high)
+  candidates = mask & inside & ~clipped
+  return _largest(-uniforms, candidates, _share(fraction, mask))
+
+
+def kl_cov_select(
+  logprobs: Float[Array, "N T"],
+  advantages: Float[Array, "N T"],
+  mask: Bool[Array, "N T"],
+  *,
+  fraction: float = 2e-4,
+) -> Bool[Array, "N T"]:
+  """The max(1, floor(fraction * M)) tokens of largest covariance (KL-Cov).
+
+  M is the number of tokens of the mask. Of equals the first are taken; where
+  all advantages are equal, all are equals.
+
+  Args:
+    logprobs: of the policy, in nats.
+    advantages: credit per token.
+    mask: true on tokens that count.
+    fraction: share of the tokens that is taken, in (0, 1].
+
+  Returns:
+    True on the tokens that are to be penalised.
+
+  References:
+    Cui et al. 2025, arXiv:2505.22617.
+  """
+  covariance = token_covariance(logprobs, advantages, mask)
+  return _largest(covariance, mask, _share(fraction, mask))
+
+
+def check_fraction(fraction: float) -> None:
+  """Raises ValueError unless fraction is in (0, 1]."""
+  if not 0 < fraction <= 1:
+    raise ValueError(
+      f"fraction must be in (0, 1], got {fraction}: it is a share of the"
+      " batch's tokens."
+    )
+
+
+def _centred(values, mask) -> Float[Array, "N T"]:
+  """Minus the mean over the mask, which constants leave exactly 0."""
+  values = jax.lax.stop_gradient(jnp.where(mask, values, 0.0))
+  # From the lowest of them, so that equal values differ by no rounding.
+  low = jnp.where(mask, values, jnp.inf).min()
+  above = jnp.where(mask, values - low, 0.0)
+  mean = above.sum() / jnp.maximum(mask.sum(), 1)
+  return jnp.where(mask, above - mean, 0.0)
+
+
+def _share(fraction, mask) -> Int[Array, ""]:
+  """How many of the mask's tokens that is, at least 1."""
+  count = jnp.floor(fraction * mask.sum().astype(jnp.float32))
+  return jnp.maximum(count.astype(jnp.int32), 1)
+
+
+def _largest(values, allowed, count) -> Bool[Array, "N T"]:
+  """The `count` largest of those allowed, the first of equals before."""
+  keys = jnp.where(allowed, -values, jnp.inf).reshape(-1)
+  order = jnp.argsort(keys, stable=True)
+  ranks = jnp.zeros_like(order).at[order].set(jnp.arange(order.size))
+  return allowed & (ranks < count).reshape(allowed.shape)
