@@ -1,5 +1,6 @@
 """Compiles the train step beside the first rollout instead of after it."""
 
+from collections.abc import Sequence
 import concurrent.futures
 from typing import Any
 
@@ -27,11 +28,32 @@ def _shape_of(leaf):
 
 
 def example_rollout(
-  prompts: int, group_size: int, prompt_length: int, completion_length: int
+  prompts: int,
+  group_size: int,
+  prompt_length: int,
+  completion_length: int,
+  *,
+  rewards: int = 0,
+  extras: Sequence[str] = (),
 ) -> types.Rollout:
-  """Arrays of the shapes that Samples.rollout makes; zeros."""
+  """Arrays of the shapes that a step is given; zeros.
+
+  Args:
+    prompts: B.
+    group_size: G.
+    prompt_length: S, tokens.
+    completion_length: T, tokens.
+    rewards: K, columns of reward_components; 0 leaves them out, as
+      Samples.rollout does without summary.with_components.
+    extras: names of the arrays [N] that the method's plan adds.
+  """
   rows = prompts * group_size
   prompt, shape = (rows, prompt_length), (rows, completion_length)
+  arrays = {"behaviour_logprobs": np.zeros(shape, np.float32)}
+  arrays |= {name: np.zeros(rows, np.float32) for name in extras}
+  if rewards:
+    for name in ("reward_components", "reward_weights"):
+      arrays[name] = np.zeros((rows, rewards), np.float32)
   return types.Rollout(
     prompts=np.zeros(prompt, np.int32),
     prompt_mask=np.zeros(prompt, bool),
@@ -41,6 +63,6 @@ def example_rollout(
     rewards=np.zeros(rows, np.float32),
     weights=np.zeros(rows, np.float32),
     finish_reason=np.zeros(rows, np.int32),
-    extras={"behaviour_logprobs": np.zeros(shape, np.float32)},
+    extras=arrays,
     group_size=group_size,
   )

@@ -1,5 +1,6 @@
 """The loop a person watches: collect, score, train, write; again."""
 
+from collections.abc import Callable
 import concurrent.futures
 import contextlib
 import dataclasses
@@ -14,6 +15,7 @@ import jax
 
 from jaxrl_llm.distributed import mesh as meshes
 from jaxrl_llm.models.weights import hf
+from jaxrl_llm.rollout import plans
 from jaxrl_llm.training import (
   ahead,
   experiment,
@@ -100,6 +102,7 @@ class _Trainer:
     self._run, self._pool = run, pool
     self._saver, self._folder = saver, folder
     self._state = run.init_state()
+    self._plan_state = run.method.plan.init()
     self._reference = run.reference()
     self._first = 0
     self._signal = None
@@ -152,10 +155,14 @@ class _Trainer:
     arrays, extra, step = self._saver.restore(self._state)
     self._state, self._first = arrays, step
     self._run.batches.set_state(extra["batches"])
+    self._plan_state = _same_plan(extra.get("plan", {}), self._plan_state)
 
   def save(self, step: int):
     """Writes everything that the next step depends on, atomically."""
-    extra = {"batches": self._run.batches.get_state()}
+    extra = {
+      "batches": self._run.batches.get_state(),
+      "plan": self._plan_state,
+    }
     self._saver.save(step, self._state, extra)
 
   def run(self):
@@ -177,6 +184,8 @@ class _Trainer:
         config.group_size,
         config.prompt_length,
         config.completion_length,
+        rewards=len(config.reward),
+        extras=self._run.method.plan.extras,
       ),
       self._run.mesh,
     )
@@ -196,19 +205,23 @@ class _Trainer:
 
   def _one_step(self, step: int, compiling: concurrent.futures.Future):
     run, clock = self._run, _Clock()
-    problems = next(run.batches)
-    samples = run.collect(self._state.params, problems, step)
-    clock.lap("rollout")
-    scored = summary.score(self._pool, samples)
-    clock.lap("reward")
-    rollout = meshes.place_rows(samples.rollout(scored.rewards), run.mesh)
+    sampler = self._sampler(step, clock)
+    groups, self._plan_state, planned = run.method.plan.gather(
+      sampler, self._plan_state
+    )
+    rollout = summary.with_components(
+      groups.rollout(), groups.components, self._pool
+    )
+    rollout = meshes.place_rows(rollout, run.mesh)
     self._state, metrics = compiling.result()(
       self._state, rollout, self._reference
     )
     metrics = {k: float(v) for k, v in jax.device_get(metrics).items()}
     clock.lap("train")
     updates = run.config.mini_batches * run.config.epochs
-    metrics |= summary.sample_metrics(samples, scored) | clock.seconds()
+    samples, scored = sampler.seen()
+    metrics |= summary.sample_metrics(samples, scored) | planned
+    metrics |= clock.seconds()
     metrics["learning_rate"] = float(run.schedule(step * updates))
     tokens = float(samples.generation.mask.sum())
     metrics["tokens_per_second"] = tokens / metrics["time/step"]
@@ -219,6 +232,27 @@ class _Trainer:
       summary.sample_rows(samples, scored, run.config.logging.samples),
     )
     self._display.update(step + 1, metrics, messages=scored.messages)
+
+  def _sampler(self, step: int, clock: "_Clock") -> plans.Sampler:
+    """What the plan of this step may ask for, its time taken."""
+    run, params = self._run, self._state.params
+    return plans.Sampler(
+      step=step,
+      batch_size=run.config.prompts_per_step,
+      problems=lambda: next(run.batches),
+      collect=clock.timed(
+        "rollout",
+        lambda problems, first_id: run.collect(
+          params, problems, step, first_id=first_id
+        ),
+      ),
+      greedy=clock.timed(
+        "rollout", lambda problems: run.greedy(params, problems, step)
+      ),
+      score=clock.timed(
+        "reward", lambda samples: summary.score(self._pool, samples)
+      ),
+    )
 
   def evaluate(self, step: int):
     """Accuracy on held-out problems, written and shown."""
@@ -249,7 +283,7 @@ class _Trainer:
 
 
 class _Clock:
-  """Seconds of each phase of a step."""
+  """Seconds of each phase of a step, added up over the plan's rounds."""
 
   def __init__(self):
     self._start = self._last = time.perf_counter()
@@ -257,8 +291,19 @@ class _Clock:
 
   def lap(self, name: str):
     now = time.perf_counter()
-    self._laps[f"time/{name}"] = now - self._last
+    before = self._laps.get(f"time/{name}", 0.0)
+    self._laps[f"time/{name}"] = before + now - self._last
     self._last = now
+
+  def timed(self, name: str, function: Callable) -> Callable:
+    """The function, which ends a lap with each call."""
+
+    def call(*args):
+      result = function(*args)
+      self.lap(name)
+      return result
+
+    return call
 
   def seconds(self) -> dict[str, float]:
     return self._laps | {"time/step": time.perf_counter() - self._start}
@@ -274,6 +319,18 @@ def export(run: setup.Run, params, folder: pathlib.Path) -> None:
   run.loaded.tokenizer.save(scratch)
   shutil.rmtree(folder, ignore_errors=True)
   scratch.rename(folder)
+
+
+def _same_plan(saved: dict[str, Any], fresh: dict[str, Any]) -> dict[str, Any]:
+  """The saved state of a plan; a ValueError if it is that of another."""
+  if saved.keys() != fresh.keys():
+    raise ValueError(
+      "the checkpoint's plan remembers"
+      f" {', '.join(sorted(saved)) or 'nothing'}, the method's"
+      f" {', '.join(sorted(fresh)) or 'nothing'}; resume with the run's own"
+      " method, or start under another name."
+    )
+  return saved
 
 
 def describe(config: experiment.Experiment) -> dict[str, Any]:

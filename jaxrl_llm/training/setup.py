@@ -43,6 +43,7 @@ class Run:
     schedule: learning rate by optimizer step.
     train_step: jitted; donates its state.
     collect: training samples.
+    greedy: one greedy completion of training problems, for plans that ask.
     evaluate: held-out samples, with the evaluation's own rule.
     batches: iterator over lists of training problems, with get_state().
     held_out: problems of the evaluation.
@@ -57,6 +58,7 @@ class Run:
   schedule: optax.Schedule
   train_step: Any
   collect: collect.Collector
+  greedy: collect.Collector
   evaluate: collect.Collector
   batches: Any
   held_out: Sequence[sources.Problem]
@@ -136,6 +138,7 @@ def build(config: experiment.Experiment, *, weights: str | None = None) -> Run:
       donate_argnums=0,
     ),
     collect=_collector(config, model, loaded.tokenizer, mesh),
+    greedy=_greedy_collector(config, model, loaded.tokenizer, mesh),
     evaluate=_evaluator(config, model, loaded.tokenizer, mesh),
     batches=batching.batches(
       training, batch_size=config.prompts_per_step, seed=config.seed
@@ -202,6 +205,12 @@ def _collector(config, model, tokenizer, mesh):
     chat=config.data.chat,
     mesh=mesh,
   )
+
+
+def _greedy_collector(config, model, tokenizer, mesh):
+  rule = experiment.Sampling(greedy=True, stop=config.sampling.stop)
+  single = dataclasses.replace(config, sampling=rule, group_size=1)
+  return _collector(single, model, tokenizer, mesh)
 
 
 def _evaluator(config, model, tokenizer, mesh):
