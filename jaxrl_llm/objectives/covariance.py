@@ -2,13 +2,16 @@
 
 It is these few tokens that make the entropy of a policy fall (Cui et al.
 2025, arXiv:2505.22617): likely ones that are pushed up, unlikely ones that
-are pushed down. All functions look at a whole batch and have no gradient.
+are pushed down. What singles them out looks at a whole batch and has no
+gradient.
 """
 
 import chex
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
+
+from jaxrl_llm.objectives import surrogates
 
 
 def token_covariance(
@@ -110,6 +113,37 @@ def kl_cov_select(
   """
   covariance = token_covariance(logprobs, advantages, mask)
   return _largest(covariance, mask, _share(fraction, mask))
+
+
+def kl_cov_surrogate(
+  log_ratio: Float[Array, "N T"],
+  advantages: Float[Array, "N T"],
+  selected: Bool[Array, "N T"],
+  *,
+  coef: float = 1.0,
+) -> tuple[Float[Array, "N T"], dict[str, Float[Array, "N T"]]]:
+  """The unclipped surrogate; selected tokens are held where they were (KL-Cov).
+
+    loss = -r * A + coef * selected * |log_ratio|,  r = exp(log_ratio)
+
+  Args:
+    log_ratio: log pi(token) - log pi_old(token), in nats.
+    advantages: credit per token; treated as constant.
+    selected: from kl_cov_select.
+    coef: of the penalty, credit per nat; not negative.
+
+  Returns:
+    The loss per token, and {"selected_fraction"}.
+
+  References:
+    Cui et al. 2025, arXiv:2505.22617.
+  """
+  chex.assert_equal_shape([log_ratio, advantages, selected])
+  free, _ = surrogates.unclipped_surrogate(log_ratio, advantages)
+  penalty = jnp.where(selected, jnp.abs(log_ratio), 0.0)
+  return free + coef * penalty, {
+    "selected_fraction": selected.astype(free.dtype)
+  }
 
 
 def check_fraction(fraction: float) -> None:
