@@ -1,7 +1,7 @@
 """Pass@k: credit for the best completion of a group, for being the best.
 
-    A_best = (r_best - r_second) / (std_g + eps),  A_i = 0 for the others
-    loss   = mean_i mean_t [-min(r A, clip(r, 1 - clip_low, 1 + clip_high) A)]
+    A_i  = (r_i - r_second) / (std_g + eps) for the best row, 0 for the others
+    loss = mean_i mean_t [-min(r A, clip(r, 1 - clip_low, 1 + clip_high) A)]
 
 This is max(all) - max(all but i): the policy gradient of the expected best
 of G samples, with a leave-one-out baseline. A tie at the top teaches nothing.

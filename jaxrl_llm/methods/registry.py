@@ -7,10 +7,17 @@ from jaxrl_llm.methods.bypass import Bypass
 from jaxrl_llm.methods.dapo import Dapo
 from jaxrl_llm.methods.decoupled_ppo import DecoupledPpo
 from jaxrl_llm.methods.dr_grpo import DrGrpo
+from jaxrl_llm.methods.gdpo import Gdpo
+from jaxrl_llm.methods.gpg import Gpg
 from jaxrl_llm.methods.grpo import Grpo
 from jaxrl_llm.methods.m2po import M2po
+from jaxrl_llm.methods.max_rl import MaxRl
 from jaxrl_llm.methods.offpolicy_correction import OffPolicyCorrection
+from jaxrl_llm.methods.opo import Opo
 from jaxrl_llm.methods.opsm import Opsm
+from jaxrl_llm.methods.passk_advantage import PasskAdvantage
+from jaxrl_llm.methods.reinforce_pp import ReinforcePp
+from jaxrl_llm.methods.rloo import Rloo
 
 METHODS: dict[str, type[base.MethodConfig]] = {
   "grpo": Grpo,
@@ -21,6 +28,13 @@ METHODS: dict[str, type[base.MethodConfig]] = {
   "bypass": Bypass,
   "m2po": M2po,
   "opsm": Opsm,
+  "rloo": Rloo,
+  "reinforce_pp": ReinforcePp,
+  "opo": Opo,
+  "gpg": Gpg,
+  "passk_advantage": PasskAdvantage,
+  "gdpo": Gdpo,
+  "max_rl": MaxRl,
 }
 
 
@@ -36,7 +50,8 @@ def get(name: str) -> type[base.MethodConfig]:
   if name in METHODS:
     return METHODS[name]
   spelled = str(name).lower().replace("-", "_").replace(".", "").strip()
-  near = difflib.get_close_matches(spelled, METHODS, n=1, cutoff=0.5)
+  near = difflib.get_close_matches(spelled, METHODS, n=3, cutoff=0.5)
+  near.sort(key=lambda known: sorted(known) != sorted(spelled))  # swapped first
   hint = f" Did you mean {near[0]!r}?" if near else ""
   raise ValueError(
     f"method must be one of {', '.join(METHODS)}; got {name!r}.{hint}"

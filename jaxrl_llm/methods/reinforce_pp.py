@@ -76,6 +76,7 @@ class ReinforcePp(base.MethodConfig):
         ),
       ),
       needs=frozenset({"ref_logprobs"} if self.beta else ()),
+      min_group_size=2 if self.baseline else 1,
     )
 
   def _advantage(self, rollout):

@@ -32,6 +32,23 @@ class BuildTest(chex.TestCase):
     (methods.Dapo(buffer=20, max_length=10), "buffer"),
     (methods.Dapo(buffer=1, overlong_factor=-1.0), "factor"),
     (methods.Dapo(eps=NAN), "eps"),
+    (methods.Grpo(scale="rows"), "scale must be one of group, batch, none"),
+    (methods.Rloo(beta=-1.0), "beta"),
+    (methods.Rloo(ratio="row"), "ratio must be one of sequence, token"),
+    (methods.Rloo(eps=0.0), "eps"),
+    (methods.ReinforcePp(gamma=1.1), "gamma"),
+    (methods.ReinforcePp(gamma=0.9, baseline=True), "gamma must be 1"),
+    (methods.ReinforcePp(variance="max"), "variance must be add or at_least"),
+    (methods.ReinforcePp(ddof=3), "ddof"),
+    (methods.ReinforcePp(beta=NAN), "beta"),
+    (methods.Opo(clip_low=0.0), "clip_low"),
+    (methods.Gpg(divisor=0.0), "divisor"),
+    (methods.Gpg(count="all"), "count must be mixed_groups or nonzero_reward"),
+    (methods.PasskAdvantage(eps=-1.0), "eps"),
+    (methods.PasskAdvantage(clip_high=0.0), "clip_high"),
+    (methods.Gdpo(rescale="batch"), "rescale must be rows or tokens"),
+    (methods.Gdpo(ddof=2), "ddof"),
+    (methods.MaxRl(beta=-0.5), "beta"),
   )
   def test_a_bad_hyper_parameter_is_one_clear_line(self, config, message):
     with self.assertRaisesRegex(ValueError, message) as caught:
@@ -45,6 +62,12 @@ class BuildTest(chex.TestCase):
     (methods.DrGrpo(), set()),
     (methods.DrGrpo(beta=0.1), {"ref_logprobs"}),
     (methods.Dapo(), set()),
+    (methods.Rloo(), {"ref_logprobs"}),
+    (methods.Rloo(beta=0.0), set()),
+    (methods.ReinforcePp(), {"ref_logprobs"}),
+    (methods.ReinforcePp(beta=0.0), set()),
+    (methods.Gdpo(), set()),
+    (methods.MaxRl(beta=0.1), {"ref_logprobs"}),
   )
   def test_needs_only_what_is_used(self, config, needs):
     self.assertEqual(config.build().needs, needs)
