@@ -4,6 +4,7 @@ import abc
 from collections.abc import Callable
 import dataclasses
 import functools
+from typing import Literal
 
 import chex
 import jax.numpy as jnp
@@ -99,11 +100,25 @@ def per_token(
   return jnp.where(mask, advantages, 0.0)
 
 
-# Estimators of the KL to the reference that a method offers as `kl`.
-REFERENCE_KL = {
-  "exact": penalties.reference_kl,
-  "k3": penalties.reference_k3,
-}
+# Estimators of the KL to the reference that a method offers as `kl`: the keys
+# of penalties.REFERENCE_KL, where a checker and a command line can see them.
+KlName = Literal[
+  "exact",
+  "k3",
+  "k1",
+  "k2",
+  "abs",
+  "low_var_kl",
+  "k1+",
+  "k3+",
+  "abs+",
+  "low_var_kl+",
+  "ratio_k1",
+  "ratio_k2",
+  "ratio_k3",
+  "ratio_abs",
+  "ratio_low_var_kl",
+]
 
 
 def regularizers(
@@ -113,7 +128,7 @@ def regularizers(
 
   Args:
     beta: coefficient of the KL to the reference, 0 leaves the term out.
-    kl: a key of REFERENCE_KL.
+    kl: a key of penalties.REFERENCE_KL.
     entropy_coef: coefficient of the entropy bonus, 0 leaves it out.
 
   Returns:
@@ -125,13 +140,12 @@ def regularizers(
   for name, value in (("beta", beta), ("entropy_coef", entropy_coef)):
     if not 0 <= value < float("inf"):
       raise ValueError(f"{name} must be 0 or more and finite, got {value}.")
-  if kl not in REFERENCE_KL:
-    raise ValueError(
-      f"kl must be one of {', '.join(REFERENCE_KL)}; got {kl!r}."
-    )
+  check_kl(kl)
   parts = []
   if beta:
-    parts.append(penalties.Penalty("reference_kl", beta, REFERENCE_KL[kl]))
+    parts.append(
+      penalties.Penalty("reference_kl", beta, penalties.REFERENCE_KL[kl])
+    )
   if entropy_coef:
     parts.append(
       penalties.Penalty(
@@ -142,3 +156,11 @@ def regularizers(
   return tuple(parts), frozenset(
     needs | ({"entropy"} if entropy_coef else set())
   )
+
+
+def check_kl(kl: str) -> None:
+  """Raises ValueError unless `kl` is a key of penalties.REFERENCE_KL."""
+  if kl not in penalties.REFERENCE_KL:
+    raise ValueError(
+      f"kl must be one of {', '.join(penalties.REFERENCE_KL)}; got {kl!r}."
+    )

@@ -28,9 +28,10 @@ class Grpo(base.MethodConfig):
   """how far the ratio may rise above 1; positive"""
   beta: float = 0.04
   """coefficient of the KL to the reference model; 0: no reference is run"""
-  kl: Literal["exact", "k3"] = "exact"
-  """gradient of the KL term: exact, or that of the paper's k3 (the other
-  direction of KL)"""
+  kl: base.KlName = "exact"
+  """estimator of the KL term: exact in value and gradient; k3, the paper's,
+  has the gradient of the other direction; the rest: objectives.kl (TRL
+  use_bias_correction_kl: ratio_k3; verl kl_loss_type)"""
   entropy_coef: float = 0.0
   """coefficient of an entropy bonus, not in the paper; 0: none"""
   scale: Literal["group", "batch", "none"] = "group"

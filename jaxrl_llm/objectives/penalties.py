@@ -1,26 +1,20 @@
-"""Terms added to a loss, one value per token.
+"""Terms added to a loss, one value per token: KL to the reference, entropy.
 
-The estimators k1, k2 and k3 of KL(pi || ref) take d = log pi - log ref of a
-token sampled from pi. k1 and k3 are unbiased as VALUES. As losses,
-differentiated through d alone, k1 has zero expected gradient, k3 has that of
-the other direction, KL(ref || pi), and only k2 has that of KL(pi || ref).
+The estimators themselves, what each is in value and in gradient, and which of
+them are traps, are in objectives.kl; here they meet scores and rollouts.
 """
 
 from collections.abc import Callable
 from typing import NamedTuple
 
 import chex
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxrl_llm import types
-from jaxrl_llm.objectives import ratios
+from jaxrl_llm.objectives import kl, ratios
 
 PenaltyFn = Callable[[types.Scores, types.Rollout], Float[Array, "N T"]]
-
-# exp(-d) in float32 stays finite, as in verl's low_var_kl.
-_LIMIT = 20.0
 
 
 class Penalty(NamedTuple):
@@ -38,34 +32,14 @@ class Penalty(NamedTuple):
   term: PenaltyFn
 
 
-def k1(log_ratio: Float[Array, "..."]) -> Float[Array, "..."]:
-  """d: unbiased, of either sign; zero expected gradient as a loss."""
-  return log_ratio
-
-
-def k2(log_ratio: Float[Array, "..."]) -> Float[Array, "..."]:
-  """d^2 / 2: biased in value, exact in gradient on-policy."""
-  return 0.5 * log_ratio**2
-
-
-def k3(log_ratio: Float[Array, "..."]) -> Float[Array, "..."]:
-  """exp(-d) + d - 1: unbiased, non-negative, 0 only at d = 0."""
-  return jnp.expm1(-jnp.maximum(log_ratio, -_LIMIT)) + log_ratio
-
-
 def reference_kl(
   scores: types.Scores, rollout: types.Rollout
 ) -> Float[Array, "N T"]:
-  """KL(pi || ref) per token with the exact gradient.
+  """KL(pi || ref) per token, exact in value and gradient: kl.exact.
 
     r = exp(logprobs - old_logprobs),  d = logprobs - ref_logprobs
     value = r * k3(d),  d value / d logprobs = r * d
 
-  This is r * k3(d) with r not detached, as in DeepSeek-V3.2 and TRL's
-  use_bias_correction_kl: its gradient r * (k3(d) + 1 - exp(-d)) is r * d. Here
-  r * d is used directly, so that nothing overflows where pi << ref. Exact also
-  after several updates on one rollout; at r = 1 it is k3 with k2's gradient.
-
   Args:
     scores: of the policy being trained.
     rollout: with ref_logprobs.
@@ -74,38 +48,71 @@ def reference_kl(
     Nats per token, 0 outside the mask.
 
   References:
-    Schulman 2020, "Approximating KL divergence"; DeepSeek-AI 2025,
-    arXiv:2512.02556.
+    DeepSeek-AI 2025, arXiv:2512.02556, section 3.1.
   """
   log_ratio = ratios.token_log_ratio(
     scores.logprobs, rollout.old_logprobs, rollout.mask
   )
-  d = _log_ratio_to_reference(scores, rollout)
-  ratio = jnp.exp(jax.lax.stop_gradient(log_ratio))
-  constant = jax.lax.stop_gradient(d)  # the gradient is written out below
-  return ratio * (k3(constant) + constant * (d - constant))
+  return kl.exact(log_ratio_to_reference(scores, rollout), log_ratio)
 
 
-def reference_k3(
-  scores: types.Scores, rollout: types.Rollout
-) -> Float[Array, "N T"]:
-  """The term of the GRPO paper: k3(d) per token, differentiated through d.
-
-    exp(-d) + d - 1,  d = logprobs - ref_logprobs
-
-  Its expected gradient is that of KL(ref || pi); prefer reference_kl.
+def estimated(
+  estimator: Callable, *, gradient: Callable | None = None
+) -> PenaltyFn:
+  """An estimator of objectives.kl as a term, differentiated through d.
 
   Args:
-    scores: of the policy being trained.
-    rollout: with ref_logprobs.
-
-  Returns:
-    Nats per token, 0 outside the mask.
-
-  References:
-    Shao et al. 2024, arXiv:2402.03300, eq. 4.
+    estimator: d -> nats, 0 at d = 0; gives the value.
+    gradient: the same, for the gradient; None takes the estimator's own.
   """
-  return k3(_log_ratio_to_reference(scores, rollout))
+
+  def term(scores, rollout):
+    d = log_ratio_to_reference(scores, rollout)
+    if gradient is None:
+      return estimator(d)
+    return kl.straight_through(estimator(d), gradient(d))
+
+  return term
+
+
+def weighed(
+  estimator: Callable, *, ratio: Callable = ratios.token_log_ratio
+) -> PenaltyFn:
+  """An estimator times pi / pi_old, both differentiated: kl.times_ratio.
+
+  Args:
+    estimator: d -> nats, 0 at d = 0.
+    ratio: (logprobs, old_logprobs, mask) -> log-ratio [N, T] in nats.
+  """
+
+  def term(scores, rollout):
+    d = log_ratio_to_reference(scores, rollout)
+    log_ratio = ratio(scores.logprobs, rollout.old_logprobs, rollout.mask)
+    return kl.times_ratio(estimator(d), log_ratio)
+
+  return term
+
+
+# Estimators by the names that configs choose them by; "+" is verl's sign for
+# the gradient of k2, "ratio_" weighs by pi / pi_old. verl also writes kl for
+# k1 and mse for k2. Value and gradient of each: the head of objectives.kl.
+REFERENCE_KL: dict[str, PenaltyFn] = {
+  "exact": reference_kl,
+  "k3": estimated(kl.k3),
+  "k1": estimated(kl.k1),
+  "k2": estimated(kl.k2),
+  "abs": estimated(kl.absolute),
+  "low_var_kl": estimated(kl.low_var_kl),
+  "k1+": estimated(kl.k1, gradient=kl.k2),
+  "k3+": estimated(kl.k3, gradient=kl.k2),
+  "abs+": estimated(kl.absolute, gradient=kl.k2),
+  "low_var_kl+": estimated(kl.low_var_kl, gradient=kl.k2),
+  "ratio_k1": weighed(kl.k1),
+  "ratio_k2": weighed(kl.k2),
+  "ratio_k3": weighed(kl.k3),
+  "ratio_abs": weighed(kl.absolute),
+  "ratio_low_var_kl": weighed(kl.low_var_kl),
+}
 
 
 def negative_entropy(
@@ -127,8 +134,18 @@ def negative_entropy(
   return -jnp.where(rollout.mask, scores.entropy, 0.0)
 
 
-def _log_ratio_to_reference(scores, rollout) -> Float[Array, "N T"]:
-  """log pi - log ref, 0 on padding; not bounded."""
+def log_ratio_to_reference(
+  scores: types.Scores, rollout: types.Rollout
+) -> Float[Array, "N T"]:
+  """d = log pi - log ref in nats, 0 on padding; not bounded.
+
+  Args:
+    scores: of the policy being trained; the gradient flows through them.
+    rollout: with ref_logprobs.
+
+  Raises:
+    ValueError: if there are none.
+  """
   if rollout.ref_logprobs is None:
     raise ValueError(
       "rollout.ref_logprobs is None: the method must name 'ref_logprobs' in"
