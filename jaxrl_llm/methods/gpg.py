@@ -21,7 +21,7 @@ from typing import Literal
 
 from jaxrl_llm.advantages import baselines
 from jaxrl_llm.methods import base
-from jaxrl_llm.objectives import policy, weighting
+from jaxrl_llm.objectives import policy, surrogates, weighting
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,6 +43,8 @@ class Gpg(base.MethodConfig):
       ),
       weighting=weighting.token_mean,
       objective=policy.policy_objective(
-        surrogate=lambda tokens: (-tokens.advantages * tokens.logprobs, {}),
+        surrogate=lambda tokens: surrogates.reinforce_surrogate(
+          tokens.logprobs, tokens.advantages
+        ),
       ),
     )
