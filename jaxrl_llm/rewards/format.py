@@ -44,3 +44,27 @@ def make(pattern: str) -> Callable[..., np.ndarray]:
     )
 
   return matches
+
+
+def think_format(
+  prompts: Sequence[str], completions: Sequence[str], answers: Sequence[str]
+) -> np.ndarray:
+  """Reward `think_format`: 1 if a completion thinks once, then goes on.
+
+  It must start with <think>, which must not come again, and </think> must
+  follow somewhere; what it thinks, and what comes after, may be empty (TRL
+  think_format_reward).
+
+  Returns:
+    [N] float32, 0 or 1.
+  """
+  del prompts, answers
+  return np.array(
+    [
+      text.startswith("<think>")
+      and text.count("<think>") == 1
+      and "</think>" in text
+      for text in completions
+    ],
+    np.float32,
+  )

@@ -22,6 +22,7 @@ REWARDS = {
   "exact_integer": "last integer of the first line equals the answer",
   "math": "mathematically equal to the answer (math-verify)",
   "countdown": "expression uses the numbers once and reaches the target",
+  "think_format": "starts with <think>, once, and </think> follows",
   "format:REGEX": "the regular expression is found in the completion",
   "length:N:characters": "1 up to N characters, falling to 0 at 2 N",
   "length:N:words": "1 up to N words, falling to 0 at 2 N",
@@ -32,6 +33,7 @@ _PLAIN = {
   "exact_integer": lambda: exact.exact_integer,
   "math": answers.make,
   "countdown": lambda: countdown.countdown,
+  "think_format": lambda: format.think_format,
 }
 _WITH_ARGUMENT = {"format": format.make, "length": length.make}
 

@@ -111,8 +111,8 @@ def equal_rewards_teach_nothing(method: base.Method) -> None:
 
   @jax.jit
   def credit(rewards):
-    _, start = _only_needed(method, scores, rollout)
-    start = start.replace(rewards=rewards)
+    start = rollout.replace(rewards=rewards)
+    _, start = _only_needed(method, scores, start)
     changed, _ = method.transform.update(start, method.transform.init())
     return method.advantage(changed)
 
@@ -199,6 +199,8 @@ def _only_needed(method, scores, rollout):
   needed = method.needs
   if "old_scores" in needed:
     rollout = _with_old_scores(scores, rollout)
+  if "greedy_rewards" in method.plan.extras:
+    rollout = _with_greedy_rewards(rollout)
   return (
     types.Scores(
       logprobs=scores.logprobs,
@@ -220,6 +222,17 @@ def _with_old_scores(scores, rollout):
   }
   found = {name: x for name, x in found.items() if x is not None}
   return rollout.replace(extras=found | rollout.extras)
+
+
+def _with_greedy_rewards(rollout):
+  """As the plan, greedy decoding half way between a prompt's completions."""
+  grouped = rollout.rewards.reshape(-1, rollout.group_size)
+  counted = rollout.weights.reshape(grouped.shape) > 0
+  low = jnp.where(counted, grouped, jnp.inf).min(axis=1)
+  high = jnp.where(counted, grouped, -jnp.inf).max(axis=1)
+  middle = jnp.where(counted.any(axis=1), 0.5 * (low + high), 0.0)
+  greedy = jnp.repeat(middle, rollout.group_size)
+  return rollout.replace(extras=rollout.extras | {"greedy_rewards": greedy})
 
 
 def _piece(tree, index, pieces):

@@ -9,15 +9,16 @@ from jaxrl_llm.transforms import chain
 
 
 def drop_uniform_groups() -> types.RolloutTransform:
-  """Weighs groups 0 whose counted rewards are all equal (dynamic sampling).
+  """Weighs groups 0 whose counted rewards are all equal.
 
   Such a group has no gradient but would be in the denominator of the loss.
+  The batch gets smaller by it; dynamic sampling, which fills it up again with
+  other prompts, is a plan (rollout.dynamic_sampling).
   Rows already weighed 0 are not looked at. Compares rewards exactly, as they
   are where the transform stands in a chain.
 
   References:
-    Yu et al. 2025, arXiv:2503.14476, section 3.2; the refill of the batch
-    belongs to the rollout, not here.
+    Yu et al. 2025, arXiv:2503.14476, section 3.2.
   """
 
   def drop(rollout):
@@ -28,6 +29,26 @@ def drop_uniform_groups() -> types.RolloutTransform:
     return rollout.replace(weights=jnp.where(rows, 0.0, rollout.weights))
 
   return chain.stateless(drop)
+
+
+def without_truncated(rollout: types.Rollout) -> types.Rollout:
+  """Weighs rows 0 that ended by length (overlong filtering).
+
+  Such a row leaves the loss, every denominator and the entropy bonus. As a
+  selection, after the advantages, its reward stays in the baseline of its
+  group (TRL mask_truncated_completions, DAPO); as a transform, see
+  drop_truncated, it leaves that too.
+
+  References:
+    Yu et al. 2025, arXiv:2503.14476, section 3.4.
+  """
+  finished = rollout.finish_reason != types.FINISH_LENGTH
+  return rollout.replace(weights=jnp.where(finished, rollout.weights, 0.0))
+
+
+def drop_truncated() -> types.RolloutTransform:
+  """without_truncated before advantages are taken: as if never sampled."""
+  return chain.stateless(without_truncated)
 
 
 def uniform_groups(

@@ -27,3 +27,10 @@ def test_a_bad_pattern_is_refused_in_one_line(pattern, message):
   with pytest.raises(ValueError, match=message) as caught:
     formats.make(pattern)
   assert "\n" not in str(caught.value)
+
+
+def test_thinking_comes_first_and_once():
+  texts = ["<think>a</think>b", "<think>\n</think>", "a<think>b</think>"]
+  texts += ["<think>a<think>b</think>", "<think>a", "</think>", ""]
+  found = formats.think_format([""] * 7, texts, [""] * 7)
+  np.testing.assert_array_equal(found, [1, 1, 0, 0, 0, 0, 0])

@@ -1,10 +1,11 @@
-"""Zero-variance groups: found, dropped, counted."""
+"""Zero-variance groups and truncated rows: found, dropped, counted."""
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrl_llm import types
 from jaxrl_llm.testing import rollouts
 from jaxrl_llm.transforms import filters
 
@@ -66,3 +67,15 @@ class ZeroVarianceShareTest(chex.TestCase):
       np.asarray(REWARDS), np.asarray(ONES), group_size=2
     )
     self.assertEqual(float(share), 0.5)
+
+
+class WithoutTruncatedTest(chex.TestCase):
+  def test_weighs_what_ended_by_length_zero_and_keeps_the_rest(self):
+    rollout = rollouts.make_rollout()
+    reasons = jnp.full(8, types.FINISH_STOP).at[3].set(types.FINISH_LENGTH)
+    weights = jnp.linspace(0.5, 1.0, 8)
+    rollout = rollout.replace(weights=weights, finish_reason=reasons)
+    transform = filters.drop_truncated()
+    changed, _ = jax.jit(transform.update)(rollout, transform.init())
+    np.testing.assert_array_equal(changed.weights, weights.at[3].set(0.0))
+    chex.assert_trees_all_equal(changed.replace(weights=weights), rollout)

@@ -1,6 +1,4 @@
-"""The soft overlong penalty: shape, edges, official numbers."""
-
-import pathlib
+"""Rewards changed by length: the overlong penalty, stopping properly."""
 
 from absl.testing import parameterized
 import chex
@@ -8,10 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrl_llm.testing import golden, rollouts
+from jaxrl_llm import types
+from jaxrl_llm.testing import rollouts
 from jaxrl_llm.transforms import shaping
-
-GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 
 
 class SoftOverlongTest(chex.TestCase):
@@ -26,18 +23,23 @@ class SoftOverlongTest(chex.TestCase):
     self.assertLessEqual(float(jnp.diff(penalty).max()), 0.0)
     self.assertGreaterEqual(float(jnp.diff(penalty).min()), -0.0251)
 
-  @parameterized.parameters(golden.load(GOLDEN / "soft_overlong_trl.json"))
-  def test_trl(self, case):
-    actual = shaping.soft_overlong(
-      jnp.asarray(case.inputs["lengths"], jnp.int32),
-      max_length=case.params["max_completion_len"],
-      buffer=case.params["soft_punish_cache"],
-      factor=1.0,
+  def test_without_a_bound_it_goes_on_falling_and_is_equal_before(self):
+    lengths = jnp.arange(0, 130)
+    knobs = {"max_length": 100, "buffer": 20, "factor": 0.5}
+    bounded = shaping.soft_overlong(lengths, **knobs)
+    growing = shaping.soft_overlong(lengths, **knobs, bounded=False)
+    np.testing.assert_array_equal(growing[:101], bounded[:101])
+    self.assertEqual(float(growing[110]), -0.75)
+
+  def test_without_a_buffer_only_what_is_beyond_the_limit_pays(self):
+    penalty = shaping.soft_overlong(
+      jnp.array([0, 99, 100, 101]), max_length=100, buffer=0, factor=2.0
     )
-    golden.assert_close(actual, case.outputs["penalty"])
+    np.testing.assert_array_equal(penalty, [0, 0, 0, -2])
 
   @parameterized.parameters(
-    ({"buffer": 0}, "buffer must be at least 1"),
+    ({"buffer": -1}, "buffer must be 0 tokens or more"),
+    ({"buffer": 0, "bounded": False}, "buffer must be at least 1 token"),
     ({"buffer": 101}, "buffer must be in"),
     ({"factor": -1.0}, "factor must be 0 or more"),
   )
@@ -67,5 +69,43 @@ class OverlongPenaltyTest(chex.TestCase):
 
   def test_a_buffer_longer_than_the_rollout_is_refused(self):
     transform = shaping.overlong_penalty(buffer=7)
-    with self.assertRaisesRegex(ValueError, r"buffer must be in \[1, 6\]"):
+    with self.assertRaisesRegex(ValueError, r"buffer must be in \[0, 6\]"):
       transform.update(rollouts.make_rollout(length=6), transform.init())
+
+  def test_the_buffer_is_a_fifth_of_the_limit_unless_given(self):
+    lengths = jnp.arange(13, 21)
+    own = jnp.arange(20)[None, :] < lengths[:, None]
+    rollout = rollouts.make_rollout(length=20)
+    rollout = rollout.replace(mask=own, rewards=jnp.zeros(8))
+    transform = shaping.overlong_penalty(buffer=None)
+    changed, _ = transform.update(rollout, transform.init())
+    expected = shaping.soft_overlong(
+      lengths, max_length=20, buffer=4, factor=1.0
+    )
+    np.testing.assert_array_equal(changed.rewards, expected)
+
+
+class StopProperlyTest(chex.TestCase):
+  REWARDS = jnp.array([1.0, 1.0, -1.0, 0.0])
+  TRUNCATED = jnp.array([True, False, True, False])
+
+  @parameterized.parameters(
+    (1.0, [1, 1, -1, 0]), (0.5, [0.5, 1, -0.5, 0]), (-0.5, [-0.5, 1, -0.5, 0])
+  )
+  def test_multiplies_or_sets_what_was_cut_off(self, coef, expected):
+    actual = shaping.stop_properly(self.REWARDS, self.TRUNCATED, coef=coef)
+    np.testing.assert_array_equal(actual, expected)
+
+  def test_reads_the_finish_reason_not_the_length(self):
+    rollout = rollouts.make_rollout()
+    full = jnp.full(8, types.FINISH_STOP).at[3].set(types.FINISH_LENGTH)
+    rollout = rollout.replace(
+      rewards=jnp.ones(8), finish_reason=full, mask=jnp.ones((8, 6), bool)
+    )
+    transform = shaping.stop_properly_penalty(0.0)
+    changed, _ = jax.jit(transform.update)(rollout, transform.init())
+    np.testing.assert_array_equal(changed.rewards, [1, 1, 1, 0, 1, 1, 1, 1])
+
+  def test_an_infinite_coef_is_refused(self):
+    with self.assertRaisesRegex(ValueError, "coef must be finite, got inf"):
+      shaping.stop_properly_penalty(float("inf"))
