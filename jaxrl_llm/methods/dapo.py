@@ -10,9 +10,14 @@ Against GRPO it changes:
              default: buffer is 0)
   weighting  every token of the batch counts the same
   objective  clip_high > clip_low, no KL
+  plan       dynamic sampling (off by default)
 
-Dropped groups are weighed 0 and leave M; sampling others in their place is
-the business of the rollout, not of this file.
+Groups of equal reward have no gradient. filter_groups gives those of the batch
+weight 0, so that they leave M and the batch gets smaller; dynamic_sampling
+samples other prompts in their place until the batch is whole again. The paper
+has the second; it is off by default, as in TRL and verl, because a step then
+takes up to max_rounds as many completions. More of its knobs:
+DynamicSampling(method=Dapo()).
 
 Yu et al. 2025, DAPO, arXiv:2503.14476.
 """
@@ -23,6 +28,7 @@ from typing import Literal
 from jaxrl_llm.advantages import group
 from jaxrl_llm.methods import base
 from jaxrl_llm.objectives import policy, surrogates, weighting
+from jaxrl_llm.rollout import dynamic_sampling, plans
 from jaxrl_llm.transforms import chain, filters, shaping
 
 
@@ -37,6 +43,12 @@ class Dapo(base.MethodConfig):
   filter_groups: bool = True
   """gives groups of equal reward weight 0; False keeps their tokens in M (as
   TRL's loss_type "dapo")"""
+  dynamic_sampling: bool = False
+  """samples other prompts in the place of such groups (verl
+  filter_groups.enable)"""
+  max_rounds: int = 10
+  """most rounds of samples in a step with dynamic_sampling (verl
+  filter_groups.max_num_gen_batches)"""
   buffer: int = 0
   """tokens before the limit in which reward is lost (paper: 4096 of 20480);
   0: no overlong penalty"""
@@ -53,7 +65,9 @@ class Dapo(base.MethodConfig):
     """Composes the method."""
     surrogates.check_clip(self.clip_low, self.clip_high)
     group.check_std(ddof=self.ddof, eps=self.eps)
+    plan = dynamic_sampling.dynamic_sampling(max_rounds=self.max_rounds)
     return base.Method(
+      plan=plan if self.dynamic_sampling else plans.one_round(),
       transform=chain.chain(*self._transforms()),
       advantage=base.from_rewards(
         group.group_normalized, ddof=self.ddof, eps=self.eps

@@ -4,12 +4,23 @@ import difflib
 
 from jaxrl_llm.methods import base
 from jaxrl_llm.methods.bypass import Bypass
+from jaxrl_llm.methods.cispo import Cispo
+from jaxrl_llm.methods.clip_cov import ClipCov
 from jaxrl_llm.methods.dapo import Dapo
 from jaxrl_llm.methods.decoupled_ppo import DecoupledPpo
+from jaxrl_llm.methods.dppo import Dppo
 from jaxrl_llm.methods.dr_grpo import DrGrpo
+from jaxrl_llm.methods.dro import Dro
+from jaxrl_llm.methods.dual_clip import DualClip
+from jaxrl_llm.methods.dynamic_sampling import DynamicSampling
 from jaxrl_llm.methods.gdpo import Gdpo
+from jaxrl_llm.methods.gmpo import Gmpo
 from jaxrl_llm.methods.gpg import Gpg
 from jaxrl_llm.methods.grpo import Grpo
+from jaxrl_llm.methods.gspo import Gspo
+from jaxrl_llm.methods.gspo_token import GspoToken
+from jaxrl_llm.methods.kl_cov import KlCov
+from jaxrl_llm.methods.luspo import Luspo
 from jaxrl_llm.methods.m2po import M2po
 from jaxrl_llm.methods.max_rl import MaxRl
 from jaxrl_llm.methods.offpolicy_correction import OffPolicyCorrection
@@ -17,12 +28,18 @@ from jaxrl_llm.methods.opo import Opo
 from jaxrl_llm.methods.opsm import Opsm
 from jaxrl_llm.methods.passk_advantage import PasskAdvantage
 from jaxrl_llm.methods.reinforce_pp import ReinforcePp
+from jaxrl_llm.methods.remax import Remax
 from jaxrl_llm.methods.rloo import Rloo
+from jaxrl_llm.methods.sapo import Sapo
+from jaxrl_llm.methods.soft_overlong import SoftOverlong
+from jaxrl_llm.methods.vespo import Vespo
 
 METHODS: dict[str, type[base.MethodConfig]] = {
   "grpo": Grpo,
   "dr_grpo": DrGrpo,
   "dapo": Dapo,
+  "dynamic_sampling": DynamicSampling,
+  "soft_overlong": SoftOverlong,
   "offpolicy_correction": OffPolicyCorrection,
   "decoupled_ppo": DecoupledPpo,
   "bypass": Bypass,
@@ -35,6 +52,19 @@ METHODS: dict[str, type[base.MethodConfig]] = {
   "passk_advantage": PasskAdvantage,
   "gdpo": Gdpo,
   "max_rl": MaxRl,
+  "remax": Remax,
+  "gspo": Gspo,
+  "gspo_token": GspoToken,
+  "cispo": Cispo,
+  "sapo": Sapo,
+  "gmpo": Gmpo,
+  "dual_clip": DualClip,
+  "vespo": Vespo,
+  "luspo": Luspo,
+  "dppo": Dppo,
+  "dro": Dro,
+  "clip_cov": ClipCov,
+  "kl_cov": KlCov,
 }
 
 

@@ -32,6 +32,22 @@ class BuildTest(chex.TestCase):
     (methods.Dapo(buffer=20, max_length=10), "buffer"),
     (methods.Dapo(buffer=1, overlong_factor=-1.0), "factor"),
     (methods.Dapo(eps=NAN), "eps"),
+    (methods.Dapo(dynamic_sampling=True, max_rounds=0), "max_rounds"),
+    (methods.DynamicSampling(max_rounds=0), "max_rounds must be at least 1"),
+    (methods.DynamicSampling(metric="acc"), "one of reward, accuracy"),
+    (methods.DynamicSampling(low=0.8, high=0.2), "low must be below high"),
+    (methods.DynamicSampling(min_std=-1.0), "min_std"),
+    (methods.DynamicSampling(max_age=-1), "max_age"),
+    (methods.DynamicSampling(method=methods.Grpo(eps=0.0)), "eps"),
+    (methods.SoftOverlong(buffer=-1), "buffer"),
+    (methods.SoftOverlong(buffer=20, max_length=10), "buffer"),
+    (methods.SoftOverlong(buffer=0, bounded=False), "buffer"),
+    (methods.SoftOverlong(factor=NAN), "factor"),
+    (methods.SoftOverlong(stop_properly=NAN), "stop-properly coef"),
+    (methods.SoftOverlong(filter="mask"), "one of off, loss, rows"),
+    (methods.Remax(clip_low=0.0), "clip_low"),
+    (methods.Remax(beta=-1.0), "beta"),
+    (methods.Remax(weigh="rows"), "one of token_mean, sequence_sum"),
     (methods.Grpo(scale="rows"), "scale must be one of group, batch, none"),
     (methods.Rloo(beta=-1.0), "beta"),
     (methods.Rloo(ratio="row"), "ratio must be one of sequence, token"),
@@ -49,6 +65,28 @@ class BuildTest(chex.TestCase):
     (methods.Gdpo(rescale="batch"), "rescale must be rows or tokens"),
     (methods.Gdpo(ddof=2), "ddof"),
     (methods.MaxRl(beta=-0.5), "beta"),
+    (methods.Gspo(clip_low=0.0), "clip_low"),
+    (methods.GspoToken(clip_high=-1.0), "clip_high"),
+    (methods.Cispo(ratio_low=1.2), "ratio_low"),
+    (methods.Cispo(ratio_high=0.28), "ratio_high"),
+    (methods.Sapo(tau_pos=0.0), "tau_pos"),
+    (methods.Sapo(tau_neg=NAN), "tau_neg"),
+    (methods.Sapo(level="row"), "level"),
+    (methods.Gmpo(clip_low=0.0), "clip_low"),
+    (methods.Gmpo(clip_high=NAN), "clip_high"),
+    (methods.DualClip(dual_clip=1.1), "dual_clip must be above .* 1.2"),
+    (methods.Vespo(k_neg=-1.0), "k_neg"),
+    (methods.Vespo(lambda_pos=0.0), "lambda_pos"),
+    (methods.Vespo(rollout_level="row"), "rollout_level"),
+    (methods.Luspo(clip_low=2.0), "clip_low"),
+    (methods.Dppo(divergence="js"), "divergence must be one of tv, kl"),
+    (methods.Dppo(bound_high=0.0), "bound_high"),
+    (methods.Dppo(truncation=0.5), "truncation"),
+    (methods.Dro(beta=0.0), "beta"),
+    (methods.ClipCov(fraction=0.0), "fraction"),
+    (methods.ClipCov(cov_low=6.0), "cov_high"),
+    (methods.KlCov(fraction=1.5), "fraction"),
+    (methods.KlCov(coef=-0.1), "coef"),
   )
   def test_a_bad_hyper_parameter_is_one_clear_line(self, config, message):
     with self.assertRaisesRegex(ValueError, message) as caught:
@@ -151,7 +189,7 @@ class DescribeTest(chex.TestCase):
 
   def test_changes_are_read_from_the_file(self):
     changes = describe.describe("dapo").changes
-    self.assertEqual(changes, ("transform", "weighting", "objective"))
+    self.assertEqual(changes, ("transform", "weighting", "objective", "plan"))
 
   def test_the_page_has_every_method(self):
     page = describe.markdown()

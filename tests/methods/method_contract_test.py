@@ -16,6 +16,16 @@ VARIANTS = {name: config() for name, config in methods.METHODS.items()} | {
   "grpo_no_reference": methods.Grpo(beta=0.0, clip_high=0.28),
   "dr_grpo_reference": methods.DrGrpo(beta=0.1, max_length=10),
   "dapo_overlong": methods.Dapo(buffer=2, overlong_factor=0.5),
+  "dapo_dynamic": methods.Dapo(dynamic_sampling=True),
+  "dynamic_remax": methods.DynamicSampling(method=methods.Remax()),
+  "soft_overlong_all": methods.SoftOverlong(
+    method=methods.Dapo(), buffer=2, stop_properly=0.5, filter="loss"
+  ),
+  "soft_overlong_rows": methods.SoftOverlong(
+    method=methods.DrGrpo(), factor=0.0, filter="rows"
+  ),
+  "soft_overlong_roomy": methods.SoftOverlong(max_length=40, filter="off"),
+  "remax_sum": methods.Remax(beta=0.0, weigh="sequence_sum"),
   "grpo_batch_scale": methods.Grpo(beta=0.0, scale="batch"),
   "grpo_no_scale": methods.Grpo(beta=0.0, scale="none"),
   "rloo_tokens": methods.Rloo(ratio="token", beta=0.0, normalize=True),
@@ -27,11 +37,24 @@ VARIANTS = {name: config() for name, config in methods.METHODS.items()} | {
   "passk_plain": methods.PasskAdvantage(normalize=False, beta=0.1),
   "gdpo_tokens": methods.Gdpo(rescale="tokens", eps=1e-6),
   "max_rl_reference": methods.MaxRl(beta=0.1),
+  "cispo_both_caps": methods.Cispo(ratio_low=0.8, ratio_high=1.28),
+  "sapo_sequence": methods.Sapo(level="sequence", tau_pos=2.0, tau_neg=4.0),
+  "vespo_sequence": methods.Vespo(rollout_level="sequence", k_pos=1.0),
+  "dppo_kl": methods.Dppo(divergence="kl", bound_low=0.05, bound_high=0.05),
+  "clip_cov_many": methods.ClipCov(fraction=0.5, cov_low=0.1, seed=3),
+  "kl_cov_many": methods.KlCov(fraction=0.5, coef=0.1),
 }
 
 # Checks that a method cannot pass, and the mathematics of why.
 _BEST_ONLY = "only the best of a group has credit: the others have 0"
+_LENGTH = "the reward falls with the length: equal ones are then not equal"
+_TRUNCATED = "truncated rows are left out: theirs is no gradient"
 EXEMPT = {
+  ("soft_overlong", "equal_rewards_teach_nothing"): _LENGTH,
+  ("soft_overlong", "rewards_push_the_right_way"): _LENGTH,
+  ("soft_overlong_all", "equal_rewards_teach_nothing"): _LENGTH,
+  ("soft_overlong_all", "rewards_push_the_right_way"): _TRUNCATED,
+  ("soft_overlong_rows", "rewards_push_the_right_way"): _TRUNCATED,
   ("passk_advantage", "rewards_push_the_right_way"): _BEST_ONLY,
   ("passk_plain", "rewards_push_the_right_way"): _BEST_ONLY,
 }
