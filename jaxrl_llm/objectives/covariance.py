@@ -140,7 +140,9 @@ def kl_cov_surrogate(
   """
   chex.assert_equal_shape([log_ratio, advantages, selected])
   free, _ = surrogates.unclipped_surrogate(log_ratio, advantages)
-  penalty = jnp.where(selected, jnp.abs(log_ratio), 0.0)
+  # jnp.abs has slope 1 at 0: a token that has not moved would be pushed.
+  distance = jnp.sign(log_ratio) * log_ratio
+  penalty = jnp.where(selected, distance, 0.0)
   return free + coef * penalty, {
     "selected_fraction": selected.astype(free.dtype)
   }

@@ -150,3 +150,19 @@ def dro_surrogate(
   gain = jax.lax.stop_gradient(advantages) * logprobs
   squared = log_ratio**2
   return -gain + 0.5 * beta * squared, {"squared_log_ratio": squared}
+
+
+def check_bounds(
+  bound_low: float, bound_high: float, truncation: float
+) -> None:
+  """Raises ValueError unless bounds are positive and truncation at least 1."""
+  for name, value in (("bound_low", bound_low), ("bound_high", bound_high)):
+    if not value > 0:
+      raise ValueError(
+        f"{name} must be positive, got {value}: within it a token is trained."
+      )
+  if not truncation >= 1:
+    raise ValueError(
+      f"truncation must be 1 or more, got {truncation}: it is the largest"
+      " importance weight."
+    )

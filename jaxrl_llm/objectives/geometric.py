@@ -63,6 +63,16 @@ def geometric_mean_surrogate(
   }
 
 
+def check_log_clip(clip_low: float, clip_high: float) -> None:
+  """Raises ValueError unless both are positive."""
+  for name, value in (("clip_low", clip_low), ("clip_high", clip_high)):
+    if not value > 0:
+      raise ValueError(
+        f"{name} must be positive, got {value}: it bounds the log-ratio, in"
+        " nats."
+      )
+
+
 def _row_mean(values, mask) -> Float[Array, "N 1"]:
   """Over the tokens of a row; 0 for a row without any."""
   total = jnp.where(mask, values, 0.0).sum(axis=1, keepdims=True)

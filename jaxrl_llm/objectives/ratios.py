@@ -159,14 +159,19 @@ def sequence_log_weight(
   References:
     TRL's VESPO, arXiv:2602.10693.
   """
-  if level not in ("token", "sequence"):
-    raise ValueError(f"level must be 'token' or 'sequence', got {level!r}.")
+  check_level("level", level)
   chex.assert_equal_shape([weights, mask])
   known = jnp.where(mask, jax.lax.stop_gradient(weights), 1.0)
   logs = jnp.minimum(jnp.log(jnp.maximum(known, 1e-8)), limit)
   if level == "sequence":
     return jnp.where(mask, logs, 0.0)
   return jnp.where(mask, logs.sum(axis=1, keepdims=True), 0.0)
+
+
+def check_level(name: str, level: str) -> None:
+  """Raises ValueError unless level is "token" or "sequence"."""
+  if level not in ("token", "sequence"):
+    raise ValueError(f"{name} must be 'token' or 'sequence', got {level!r}.")
 
 
 def _difference(logprobs, old_logprobs, mask) -> Float[Array, "N T"]:

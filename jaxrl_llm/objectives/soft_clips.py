@@ -134,3 +134,31 @@ def vespo_surrogate(
   decay = jnp.where(kept, lambda_pos, lambda_neg).astype(s.dtype)
   phi = jnp.exp(k * s - decay * jnp.expm1(s))
   return -phi * advantages * logprobs, {"phi": phi}
+
+
+def check_caps(ratio_low: float, ratio_high: float) -> None:
+  """Raises ValueError unless 0 <= ratio_low <= 1 <= ratio_high."""
+  if not 0 <= ratio_low <= 1:
+    raise ValueError(
+      f"ratio_low must be in [0, 1], got {ratio_low}: it is a ratio, the"
+      " smallest weight, not a distance from 1."
+    )
+  if not ratio_high >= 1:
+    raise ValueError(
+      f"ratio_high must be 1 or more, got {ratio_high}: it is a ratio, the"
+      " largest weight, not a distance from 1."
+    )
+
+
+def check_positive(**knobs: float) -> None:
+  """Raises ValueError for the first that is not positive and finite."""
+  for name, value in knobs.items():
+    if not 0 < value < float("inf"):
+      raise ValueError(f"{name} must be positive and finite, got {value}.")
+
+
+def check_not_negative(**knobs: float) -> None:
+  """Raises ValueError for the first that is negative or not finite."""
+  for name, value in knobs.items():
+    if not 0 <= value < float("inf"):
+      raise ValueError(f"{name} must be 0 or more and finite, got {value}.")

@@ -49,6 +49,7 @@ VARIANTS = {name: config() for name, config in methods.METHODS.items()} | {
 _BEST_ONLY = "only the best of a group has credit: the others have 0"
 _LENGTH = "the reward falls with the length: equal ones are then not equal"
 _TRUNCATED = "truncated rows are left out: theirs is no gradient"
+_DROPPED = "a completion may lose all of its tokens: it is not pushed"
 EXEMPT = {
   ("soft_overlong", "equal_rewards_teach_nothing"): _LENGTH,
   ("soft_overlong", "rewards_push_the_right_way"): _LENGTH,
@@ -57,6 +58,7 @@ EXEMPT = {
   ("soft_overlong_rows", "rewards_push_the_right_way"): _TRUNCATED,
   ("passk_advantage", "rewards_push_the_right_way"): _BEST_ONLY,
   ("passk_plain", "rewards_push_the_right_way"): _BEST_ONLY,
+  ("clip_cov_many", "rewards_push_the_right_way"): _DROPPED,
 }
 
 
