@@ -80,8 +80,22 @@ def low_var_kl(
     log_ratio: d, in nats.
     bound: in nats, at most 18.
   """
-  limited = jnp.clip(log_ratio, -20.0, 20.0)
-  return jnp.minimum(k3(limited), bound)
+  return bounded(k3(jnp.clip(log_ratio, -20.0, 20.0)), bound=bound)
+
+
+def bounded(
+  estimate: Float[Array, "*shape"], *, bound: float = 10.0
+) -> Float[Array, "*shape"]:
+  """An estimate kept within [-bound, bound], without gradient beyond.
+
+  OpenRLHF bounds every estimator so, verl k3 alone; slime bounds low_var_kl
+  after times_ratio.
+
+  Args:
+    estimate: in nats.
+    bound: in nats.
+  """
+  return jnp.clip(estimate, -bound, bound)
 
 
 def straight_through(

@@ -76,19 +76,23 @@ def estimated(
 
 
 def weighed(
-  estimator: Callable, *, ratio: Callable = ratios.token_log_ratio
+  estimator: Callable,
+  *,
+  ratio: Callable = ratios.token_log_ratio,
+  bound: float = float("inf"),
 ) -> PenaltyFn:
   """An estimator times pi / pi_old, both differentiated: kl.times_ratio.
 
   Args:
     estimator: d -> nats, 0 at d = 0.
     ratio: (logprobs, old_logprobs, mask) -> log-ratio [N, T] in nats.
+    bound: of the product, in nats; no gradient beyond.
   """
 
   def term(scores, rollout):
     d = log_ratio_to_reference(scores, rollout)
     log_ratio = ratio(scores.logprobs, rollout.old_logprobs, rollout.mask)
-    return kl.times_ratio(estimator(d), log_ratio)
+    return kl.bounded(kl.times_ratio(estimator(d), log_ratio), bound=bound)
 
   return term
 
@@ -111,7 +115,7 @@ REFERENCE_KL: dict[str, PenaltyFn] = {
   "ratio_k2": weighed(kl.k2),
   "ratio_k3": weighed(kl.k3),
   "ratio_abs": weighed(kl.absolute),
-  "ratio_low_var_kl": weighed(kl.low_var_kl),
+  "ratio_low_var_kl": weighed(kl.k3, bound=10.0),
 }
 
 
