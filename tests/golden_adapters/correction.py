@@ -1,9 +1,12 @@
 """Cases of kind rollout_is, rollout_rs, mask and bypass-mode policy_loss."""
 
+import functools
 import math
 
 import jax.numpy as jnp
 
+from golden_adapters import other_losses
+from jaxrl_llm.objectives import kl, ratios, surrogates, weighting
 from jaxrl_llm.transforms import (
   mismatch,
   off_policy_masks,
@@ -132,6 +135,62 @@ def opsm(case, dtype):
   return {"keep_row": (keep | ~mask).all(axis=1)}
 
 
+def verl_bypass(case, dtype):
+  """old_logprobs are the sampler's; verl recounts what the rules leave.
+
+  The clips, 0.2, 0.28 and 3, are not in the case: read off its numbers.
+  """
+  options = case.params
+  pair = case.array("logprobs", dtype), case.array("old_logprobs", dtype)
+  mask = case.array("mask") > 0
+  extras = {}
+  surrogate = lambda tokens: surrogates.dual_clip_surrogate(
+    tokens.log_ratio, tokens.advantages, clip_high=0.28
+  )
+  if options["loss_type"] == "reinforce":
+    surrogate = lambda tokens: surrogates.reinforce_surrogate(
+      tokens.logprobs, tokens.advantages
+    )
+    if options["rollout_is"]:
+      extras["rollout_is"] = rollout_correction.rollout_weights(
+        *pair,
+        mask,
+        level=options["rollout_is"],
+        **_band(options["rollout_is_threshold"]),
+      )
+  if options["rollout_rs"]:
+    rules = rejection.parse(
+      options["rollout_rs"], options["rollout_rs_threshold"]
+    )
+    mask = rejection.rejection_mask(*pair, mask, rules=rules)
+  found, shares = other_losses.evaluate(
+    case,
+    dtype,
+    surrogate=surrogate,
+    ratio=ratios.token_log_ratio,
+    mask=mask,
+    extras=extras,
+    weigh=_AGGREGATION[options["loss_agg_mode"]],
+  )
+  each = weighting.token_mean(mask, jnp.ones(mask.shape[0], dtype))
+  gap = ratios.token_log_ratio(*pair, mask)
+  metrics = {"actor/ppo_kl": (each * kl.k1(-gap)).sum()}
+  if options["loss_type"] != "reinforce":
+    metrics["actor/pg_clipfrac"] = shares["clip_fraction"]
+    metrics["actor/pg_clipfrac_lower"] = shares["dual_clip_fraction"]
+  return found | {"metrics": metrics}
+
+
+_AGGREGATION = {
+  "token-mean": weighting.token_mean,
+  "token-sum": weighting.token_sum,
+  "seq-mean-token-mean": functools.partial(
+    weighting.sequence_mean, count_empty_rows=False
+  ),
+  "seq-mean-token-sum": functools.partial(
+    weighting.sequence_sum, count_empty_rows=False
+  ),
+}
 _VERL_RULES = (
   "token_k1 token_k2 token_k3 seq_sum_k1 seq_sum_k2 seq_sum_k3 seq_mean_k1"
   " seq_mean_k2 seq_mean_k3 seq_max_k2 seq_max_k3"
@@ -149,6 +208,7 @@ ADAPTERS = {
     (OPEN_INSTRUCT, "rollout_is", name): open_instruct_weights
     for name in ("tis", "icepop", "seq_mask", "tv")
   },
+  (VERL, "policy_loss", "bypass_mode"): verl_bypass,
   (AREAL, "mask", "m2po"): m2po,
   (SLIME, "mask", "opsm"): opsm,
 }
