@@ -40,8 +40,8 @@ class Rollout:
       names: behaviour_logprobs [N, T]; reward_components [N, K]; with the need
       "old_scores" trainer_logprobs, sampler_logprobs, old_entropy, old_values
       [N, T]; rollout_is, keep [N, T], factors of the policy loss; metric/NAME
-      [], which the step logs as NAME; stale [N], 1 on rows that an older
-      policy sampled; greedy_rewards [N].
+      [], which the step logs as NAME; returns [N, T], a critic's targets; stale
+      [N], 1 on rows that an older policy sampled; greedy_rewards [N].
     group_size: G, a Python int known at trace time.
   """
 

@@ -25,6 +25,7 @@ from jaxrl_llm.methods.offpolicy_correction import OffPolicyCorrection
 from jaxrl_llm.methods.opo import Opo
 from jaxrl_llm.methods.opsm import Opsm
 from jaxrl_llm.methods.passk_advantage import PasskAdvantage
+from jaxrl_llm.methods.ppo_gae import Ppo
 from jaxrl_llm.methods.registry import METHODS, get
 from jaxrl_llm.methods.reinforce_pp import ReinforcePp
 from jaxrl_llm.methods.remax import Remax
@@ -61,6 +62,7 @@ __all__ = [
   "Opo",
   "Opsm",
   "PasskAdvantage",
+  "Ppo",
   "ReinforcePp",
   "Remax",
   "Rloo",

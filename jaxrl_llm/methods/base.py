@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from jaxrl_llm import types
+from jaxrl_llm.models import value_head
 from jaxrl_llm.objectives import penalties
 from jaxrl_llm.rollout import plans
 from jaxrl_llm.transforms import chain
@@ -47,6 +48,7 @@ class Method:
     needs: what the step must compute besides log-probs, out of NEEDS: what
       nothing needs is never computed.
     min_group_size: smallest G: 2 where siblings are compared, else 1.
+    critic: makes the values of a method that needs them.
   """
 
   advantage: types.AdvantageFn
@@ -57,6 +59,7 @@ class Method:
   needs: frozenset[str] = frozenset()
   plan: types.Plan = plans.one_round()
   min_group_size: int = 2
+  critic: value_head.ValueHead = value_head.ValueHead()
 
   def __post_init__(self):
     """Raises ValueError for a need that nothing serves."""

@@ -27,6 +27,7 @@ from jaxrl_llm.methods.offpolicy_correction import OffPolicyCorrection
 from jaxrl_llm.methods.opo import Opo
 from jaxrl_llm.methods.opsm import Opsm
 from jaxrl_llm.methods.passk_advantage import PasskAdvantage
+from jaxrl_llm.methods.ppo_gae import Ppo
 from jaxrl_llm.methods.reinforce_pp import ReinforcePp
 from jaxrl_llm.methods.remax import Remax
 from jaxrl_llm.methods.rloo import Rloo
@@ -65,18 +66,23 @@ METHODS: dict[str, type[base.MethodConfig]] = {
   "dro": Dro,
   "clip_cov": ClipCov,
   "kl_cov": KlCov,
+  "ppo": Ppo,
 }
+
+# Other names that a method is known by.
+ALIASES = {"ppo_gae": "ppo"}
 
 
 def get(name: str) -> type[base.MethodConfig]:
   """The config class of a method.
 
   Args:
-    name: a key of METHODS.
+    name: a key of METHODS or of ALIASES.
 
   Raises:
     ValueError: one line with the names there are and the nearest of them.
   """
+  name = ALIASES.get(name, name)
   if name in METHODS:
     return METHODS[name]
   spelled = str(name).lower().replace("-", "_").replace(".", "").strip()

@@ -36,8 +36,8 @@ def evaluate(
 
   Args:
     method: under test.
-    scores: of the policy being trained; entropy and hidden are left out
-      unless the method needs them.
+    scores: of the policy being trained; entropy, hidden and values are left
+      out unless the method needs them.
     rollout: the whole batch; ref_logprobs likewise.
     pieces: must divide N.
 
@@ -73,6 +73,7 @@ def padding_is_never_read(method: base.Method) -> None:
       scores.replace(
         logprobs=_spoil(scores.logprobs, rollout.mask, junk),
         entropy=_spoil(scores.entropy, rollout.mask, junk),
+        values=_spoil(scores.values, rollout.mask, junk),
       ),
       rollout.replace(
         old_logprobs=_spoil(rollout.old_logprobs, rollout.mask, junk),
@@ -104,15 +105,23 @@ def jit_changes_nothing(method: base.Method) -> None:
 
 
 def equal_rewards_teach_nothing(method: base.Method) -> None:
-  """Equal rewards give exactly zero credit, on-policy with pi = ref."""
+  """Equal rewards give exactly zero credit, on-policy with pi = ref.
+
+  And a critic, where there is one, that foresees them: one that does not has
+  something to say about equal rewards too.
+  """
   rollout = rollouts.make_rollout(length=5)
   rollout = rollout.replace(ref_logprobs=rollout.old_logprobs)
-  scores = rollouts.make_scores(rollout, scale=0.0)
+
+  def fitted(rewards):
+    scores = rollouts.make_scores(rollout, scale=0.0)
+    foreseen = jnp.broadcast_to(rewards[:, None], rollout.mask.shape)
+    return scores.replace(values=foreseen)
 
   @jax.jit
   def credit(rewards):
     start = rollout.replace(rewards=rewards)
-    _, start = _only_needed(method, scores, start)
+    _, start = _only_needed(method, fitted(rewards), start)
     changed, _ = method.transform.update(start, method.transform.init())
     return method.advantage(changed)
 
@@ -120,7 +129,7 @@ def equal_rewards_teach_nothing(method: base.Method) -> None:
     rewards = jnp.full(rollout.rewards.shape, constant)
     np.testing.assert_array_equal(credit(rewards), 0.0)
     start = rollout.replace(rewards=rewards)
-    grads = evaluate(method, scores, start)[2].logprobs
+    grads = evaluate(method, fitted(rewards), start)[2].logprobs
     np.testing.assert_array_equal(grads, 0.0)
 
 
@@ -138,6 +147,7 @@ def dropped_rows_are_not_seen(method: base.Method) -> None:
     scores.replace(
       logprobs=_spoil(scores.logprobs, ~row, jnp.nan),
       entropy=_spoil(scores.entropy, ~row, jnp.nan),
+      values=_spoil(scores.values, ~row, jnp.nan),
     ),
     rollout.replace(
       old_logprobs=_spoil(rollout.old_logprobs, ~row, jnp.nan),
@@ -197,6 +207,8 @@ CHECKS: tuple[Callable[[base.Method], None], ...] = (
 def _only_needed(method, scores, rollout):
   """Without what the method does not ask for: `needs` must be honest."""
   needed = method.needs
+  if "values" not in needed:
+    scores = scores.replace(values=None)
   if "old_scores" in needed:
     rollout = _with_old_scores(scores, rollout)
   if "greedy_rewards" in method.plan.extras:
@@ -206,6 +218,7 @@ def _only_needed(method, scores, rollout):
       logprobs=scores.logprobs,
       entropy=scores.entropy if "entropy" in needed else None,
       hidden=scores.hidden if "hidden" in needed else None,
+      values=scores.values,
     ),
     rollout if "ref_logprobs" in needed else rollout.replace(ref_logprobs=None),
   )

@@ -72,13 +72,20 @@ def make_scores(
     rollout: from make_rollout.
     seed: of the noise.
     scale: deviation of log-ratios in nats; 0 is on-policy.
+
+  Returns:
+    Log-probs, entropy, and values of a critic that is a little wrong about
+    the mean reward of make_rollout, 1/2.
   """
   keys = jax.random.split(jax.random.key(seed), 2)
   noise = scale * jax.random.normal(keys[0], rollout.mask.shape)
   entropy = jax.random.uniform(keys[1], rollout.mask.shape, maxval=2.0)
+  error = 0.05 * jnp.sin(1.0 + seed + jnp.arange(rollout.mask.size))
+  values = 0.5 + error.reshape(rollout.mask.shape)
   return types.Scores(
     logprobs=jnp.where(rollout.mask, rollout.old_logprobs + noise, 0.0),
     entropy=jnp.where(rollout.mask, entropy, 0.0),
+    values=jnp.where(rollout.mask, values, 0.0),
   )
 
 

@@ -20,7 +20,7 @@ from jaxrl_llm.models import api, families
 from jaxrl_llm.models.weights import resolve
 from jaxrl_llm.rewards import pool as pools
 from jaxrl_llm.rollout import collect, engine, sampling
-from jaxrl_llm.training import experiment, optimizer, score, step
+from jaxrl_llm.training import critic, experiment, optimizer, score, step
 from jaxrl_llm.training import state as states
 
 # Streams of randomness that a run's seed is split into.
@@ -40,6 +40,7 @@ class Run:
     model: the decoder.
     method: what is optimised.
     optimizer: how.
+    critic: values and their optimizer, for a method that needs them.
     schedule: learning rate by optimizer step.
     train_step: jitted; donates its state.
     collect: training samples.
@@ -55,6 +56,7 @@ class Run:
   model: api.LanguageModel
   method: base.Method
   optimizer: optax.GradientTransformation
+  critic: critic.Critic | None
   schedule: optax.Schedule
   train_step: Any
   collect: collect.Collector
@@ -67,7 +69,9 @@ class Run:
   def init_state(self) -> states.TrainState:
     """A fresh state on the run's devices."""
     params = jax.tree.map(jnp.copy, self.loaded.params)
-    fresh = states.init_state(params, self.method, self.optimizer)
+    fresh = states.init_state(
+      params, self.method, self.optimizer, critic=self.critic
+    )
     return meshes.replicate(fresh, self.mesh)
 
   def reference(self) -> api.Params | None:
@@ -113,7 +117,8 @@ def build(config: experiment.Experiment, *, weights: str | None = None) -> Run:
   updates = config.steps * config.mini_batches * config.epochs
   mesh = meshes.data_mesh(config.prompts_per_step)
   chain = optimizer.make_optimizer(config.optimizer, steps=updates)
-  needs = method.needs | {"entropy"}
+  values = _critic(config, method, loaded.config.width, updates)
+  needs = method.needs | {"entropy"} | ({"hidden"} if values else set())
   scorer = score.make_score(
     model, temperature=config.sampling.temperature, needs=needs
   )
@@ -125,6 +130,7 @@ def build(config: experiment.Experiment, *, weights: str | None = None) -> Run:
     mini_batches=config.mini_batches,
     epochs=config.epochs,
     old_logprobs=config.old_logprobs,
+    critic=values,
   )
   return Run(
     config=config,
@@ -132,6 +138,7 @@ def build(config: experiment.Experiment, *, weights: str | None = None) -> Run:
     model=model,
     method=method,
     optimizer=chain,
+    critic=values,
     schedule=optimizer.make_schedule(config.optimizer, steps=updates),
     train_step=jax.jit(
       train_step,
@@ -145,6 +152,19 @@ def build(config: experiment.Experiment, *, weights: str | None = None) -> Run:
     ),
     held_out=held_out,
     mesh=mesh,
+  )
+
+
+def _critic(config, method, width, updates) -> critic.Critic | None:
+  """The method's critic with the run's optimizer at a rate of its own."""
+  if "values" not in method.needs:
+    return None
+  rate = config.optimizer.learning_rate * method.critic.critic_rate
+  own = dataclasses.replace(config.optimizer, learning_rate=rate)
+  return critic.Critic(
+    head=method.critic,
+    width=width,
+    optimizer=optimizer.make_optimizer(own, steps=updates),
   )
 
 

@@ -18,6 +18,7 @@ import optax
 from jaxrl_llm import types
 from jaxrl_llm.methods import base
 from jaxrl_llm.objectives import policy
+from jaxrl_llm.training import critic as critics
 from jaxrl_llm.training import score as scoring
 from jaxrl_llm.training import state as states
 
@@ -36,13 +37,14 @@ def make_train_step(
   mini_batches: int = 1,
   epochs: int = 1,
   old_logprobs: str = "trainer",
+  critic: critics.Critic | None = None,
 ) -> StepFn:
   """Closes over everything static; what is left is arrays in, arrays out.
 
   Args:
     score: from score.make_score.
     method: what is optimised.
-    optimizer: any optax transformation.
+    optimizer: any optax transformation, of the policy's parameters.
     micro_batches: pieces of a mini-batch that are scored one after another.
     mini_batches: optimizer updates in one pass over the rollout.
     epochs: passes over the rollout.
@@ -51,6 +53,7 @@ def make_train_step(
       (no extra forward), else one scoring pass before the first update.
       "sampler" keeps rollout.old_logprobs as they came. Rows with
       extras["stale"] keep them in either case: another policy sampled them.
+    critic: makes scores.values, for a method that needs them.
 
   Returns:
     step(state, rollout, reference) -> (state, metrics), jittable; metrics are
@@ -62,31 +65,40 @@ def make_train_step(
     raise ValueError(
       f"old_logprobs must be 'trainer' or 'sampler', got {old_logprobs!r}."
     )
+  if ("values" in method.needs) != (critic is not None):
+    raise ValueError(
+      "a critic must be given for a method that needs 'values', and for no"
+      f" other; this one needs {sorted(method.needs)}."
+    )
   updates = mini_batches * epochs
   own = old_logprobs == "trainer"
   on_policy = own and updates == 1
   rescored = own and not on_policy or "old_scores" in method.needs
   pieces = mini_batches * micro_batches
+  whole = critics.with_values(
+    score, critic, keep_hidden="hidden" in method.needs
+  )
   update = _make_update(
-    _make_gradient(_make_loss(score, method, on_policy), micro_batches),
+    _make_gradient(_make_loss(whole, method, on_policy), micro_batches),
     method,
-    optimizer,
+    critics.side_by_side(optimizer, critic),
   )
 
   def train_step(state, rollout, reference):
     if "ref_logprobs" in method.needs:
       logprobs = lambda part: score(reference, part).logprobs  # noqa: E731
       rollout = rollout.replace(ref_logprobs=_map(logprobs, rollout, pieces))
+    params = critics.Pair(state.params, state.critic_params)
     if rescored:
-      whole = lambda part: score(state.params, part)  # noqa: E731
-      scores = _map(whole, rollout, pieces)
+      now = lambda part: whole(params, part)  # noqa: E731
+      scores = _map(now, rollout, pieces)
       rollout = _with_old_scores(rollout, scores, replace=own)
     rollout, method_state = method.transform.update(rollout, state.method_state)
     advantages = base.per_token(method.advantage(rollout), rollout.mask)
     rollout = method.selection(rollout, advantages)
-    carry, metrics = _updates(
+    (params, opt_state), metrics = _updates(
       update,
-      (state.params, state.opt_state),
+      (params, critics.Pair(state.opt_state, state.critic_opt_state)),
       (rollout, advantages),
       mini_batches=mini_batches,
       updates=updates,
@@ -95,9 +107,11 @@ def make_train_step(
     return (
       state.replace(
         step=state.step + 1,
-        params=carry[0],
-        opt_state=carry[1],
+        params=params.policy,
+        opt_state=opt_state.policy,
         method_state=method.transform.observe(method_state, metrics),
+        critic_params=params.critic,
+        critic_opt_state=opt_state.critic,
       ),
       metrics,
     )
@@ -165,7 +179,9 @@ def _make_update(gradient, method, optimizer):
     changes, opt_state = optimizer.update(grads, opt_state, params)
     params = optax.apply_updates(params, changes)
     metrics = policy.token_averages(metrics)
-    metrics |= {"grad_norm": optax.tree.norm(grads)}
+    metrics |= {"grad_norm": optax.tree.norm(grads.policy)}
+    if grads.critic is not None:
+      metrics |= {"critic_grad_norm": optax.tree.norm(grads.critic)}
     return (params, opt_state), (metrics, gap)
 
   return update

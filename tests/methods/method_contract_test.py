@@ -43,6 +43,10 @@ VARIANTS = {name: config() for name, config in methods.METHODS.items()} | {
   "dppo_kl": methods.Dppo(divergence="kl", bound_low=0.05, bound_high=0.05),
   "clip_cov_many": methods.ClipCov(fraction=0.5, cov_low=0.1, seed=3),
   "kl_cov_many": methods.KlCov(fraction=0.5, coef=0.1),
+  "ppo_all": methods.Ppo(
+    lam=0.95, beta=0.1, entropy_coef=0.01, whiten=False, trunk_gradient=0.5
+  ),
+  "ppo_discounted": methods.Ppo(gamma=0.9, value_clip=float("inf")),
 }
 
 # Checks that a method cannot pass, and the mathematics of why.
@@ -50,7 +54,9 @@ _BEST_ONLY = "only the best of a group has credit: the others have 0"
 _LENGTH = "the reward falls with the length: equal ones are then not equal"
 _TRUNCATED = "truncated rows are left out: theirs is no gradient"
 _DROPPED = "a completion may lose all of its tokens: it is not pushed"
+_FADES = "the check's critic says the constant, a discounted one fades"
 EXEMPT = {
+  ("ppo_discounted", "equal_rewards_teach_nothing"): _FADES,
   ("soft_overlong", "equal_rewards_teach_nothing"): _LENGTH,
   ("soft_overlong", "rewards_push_the_right_way"): _LENGTH,
   ("soft_overlong_all", "equal_rewards_teach_nothing"): _LENGTH,
