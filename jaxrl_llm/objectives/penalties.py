@@ -138,6 +138,23 @@ def negative_entropy(
   return -jnp.where(rollout.mask, scores.entropy, 0.0)
 
 
+def negative_mean_entropy(
+  scores: types.Scores, rollout: types.Rollout
+) -> Float[Array, "N T"]:
+  """negative_entropy as a mean over tokens of its own, whatever the weighting.
+
+  Args:
+    scores: with entropy.
+    rollout: with extras["entropy_factor"], by transforms.entropy_mask's
+      bonus_factor; times the weights of the loss it sums to a mean.
+
+  Returns:
+    Nats per token, not positive, 0 outside the mask and those tokens.
+  """
+  factor = jnp.where(rollout.mask, rollout.extras["entropy_factor"], 0.0)
+  return factor * negative_entropy(scores, rollout)
+
+
 def log_ratio_to_reference(
   scores: types.Scores, rollout: types.Rollout
 ) -> Float[Array, "N T"]:
