@@ -1,12 +1,12 @@
 """PPO: a critic, learnt beside the policy, says what each token was worth.
 
-    q_t     = [t is the last token] r_i - beta (logprobs_t - ref_logprobs_t)
-    delta_t = q_t + gamma v_{t+1} - v_t,  A_t = delta_t + gamma lam A_{t+1}
-    R_t     = A_t + v_t,  then A whitened over all tokens of the batch
-    near    = clip(v, v_old - value_clip, v_old + value_clip)
-    loss    = sum_it [-min(r A, clip(r, 1 - clip_low, 1 + clip_high) A)
-              + value_coef * max((v - R)^2, (near - R)^2) / 2
-              - entropy_coef * H] / M
+    q_t  = [t is the last token] r_i - beta (logprobs_t - ref_logprobs_t)
+    A_t  = delta_t + gamma lam A_{t+1},  delta_t = q_t + gamma v_{t+1} - v_t
+    R_t  = A_t + v_t,  then A whitened over all tokens of the batch
+    near = clip(v, v_old - value_clip, v_old + value_clip)
+    loss = sum_it [-min(r A, clip(r, 1 - clip_low, 1 + clip_high) A)
+                   + value_coef * max((v - R)^2, (near - R)^2) / 2
+                   - entropy_coef * H_t] / M
 
 with M the number of tokens and v_old, A and R of the critic before the step.
 

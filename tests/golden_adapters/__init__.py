@@ -10,6 +10,7 @@ from golden_adapters import (
   other_losses,
   rewards,
   trl_losses,
+  values,
   verl_losses,
 )
 from jaxrl_llm.testing import golden
@@ -25,6 +26,7 @@ _MODULES = (
   other_losses,
   rewards,
   trl_losses,
+  values,
   verl_losses,
 )
 

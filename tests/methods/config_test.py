@@ -87,6 +87,15 @@ class BuildTest(chex.TestCase):
     (methods.ClipCov(cov_low=6.0), "cov_high"),
     (methods.KlCov(fraction=1.5), "fraction"),
     (methods.KlCov(coef=-0.1), "coef"),
+    (methods.Ppo(gamma=1.1), "gamma"),
+    (methods.Ppo(lam=-0.1), "lam"),
+    (methods.Ppo(clip_low=0.0), "clip_low"),
+    (methods.Ppo(value_clip=0.0), "value_clip"),
+    (methods.Ppo(value_coef=-1.0), "value_coef"),
+    (methods.Ppo(beta=NAN), "beta"),
+    (methods.Ppo(entropy_coef=-1.0), "entropy_coef"),
+    (methods.Ppo(trunk_gradient=2.0), "trunk_gradient"),
+    (methods.Ppo(critic_rate=0.0), "critic_rate"),
   )
   def test_a_bad_hyper_parameter_is_one_clear_line(self, config, message):
     with self.assertRaisesRegex(ValueError, message) as caught:
@@ -106,6 +115,8 @@ class BuildTest(chex.TestCase):
     (methods.ReinforcePp(beta=0.0), set()),
     (methods.Gdpo(), set()),
     (methods.MaxRl(beta=0.1), {"ref_logprobs"}),
+    (methods.Ppo(), {"values", "old_scores"}),
+    (methods.Ppo(beta=0.1), {"values", "old_scores", "ref_logprobs"}),
   )
   def test_needs_only_what_is_used(self, config, needs):
     self.assertEqual(config.build().needs, needs)
@@ -143,6 +154,9 @@ class NamesTest(chex.TestCase):
   @each_method
   def test_a_name_finds_its_config(self, name):
     self.assertIs(methods.get(name), methods.METHODS[name])
+
+  def test_a_method_may_have_another_name(self):
+    self.assertIs(methods.get("ppo_gae"), methods.Ppo)
 
   @parameterized.parameters(
     ("grop", "grpo"),
