@@ -1,22 +1,21 @@
-"""Weightings: what they sum to, whom they leave out, official numbers."""
+"""Weightings: what they sum to, and whom they leave out."""
 
 import functools
-import pathlib
 
 from absl.testing import parameterized
 import chex
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxrl_llm.objectives import weighting
-from jaxrl_llm.testing import golden
 
-GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 MASK = jnp.array([[1, 1, 1, 1], [1, 1, 0, 0], [0, 1, 0, 0], [0, 0, 0, 0]]) > 0
 ONES = jnp.ones(4)
 EACH = parameterized.named_parameters(
   ("token_mean", weighting.token_mean),
   ("sequence_mean", weighting.sequence_mean),
+  ("sequence_sum", weighting.sequence_sum),
   ("fixed_length", functools.partial(weighting.fixed_length, length=9)),
 )
 
@@ -76,18 +75,35 @@ class WeightingTest(chex.TestCase):
       weighting.fixed_length(MASK, ONES, length=4),
     )
 
-  @parameterized.parameters(*golden.load(GOLDEN / "aggregation_verl.json"))
-  def test_verl(self, case):
-    mask, losses = case.array("mask") > 0, case.array("loss_mat")
-    length = case.params.get("loss_scale_factor")
-    weigh = {
-      "token-mean": weighting.token_mean,
-      "seq-mean-token-mean": functools.partial(
-        weighting.sequence_mean, count_empty_rows=False
-      ),
-      "seq-mean-token-sum-norm": functools.partial(
-        weighting.fixed_length, length=length, count_empty_rows=False
-      ),
-    }[case.name]
-    weights = weigh(mask, jnp.ones(mask.shape[0]))
-    golden.assert_close((weights * losses).sum(), case.outputs["loss"])
+  def test_a_sum_over_tokens_is_a_mean_over_tokens_times_the_length(self):
+    lengths = MASK.sum(axis=1, keepdims=True)
+    chex.assert_trees_all_close(
+      weighting.sequence_sum(MASK, ONES),
+      lengths * weighting.sequence_mean(MASK, ONES),
+    )
+    chex.assert_trees_all_close(
+      weighting.sequence_sum(MASK, ONES),
+      weighting.fixed_length(MASK, ONES, length=1),
+    )
+
+  def test_a_token_sum_has_no_denominator(self):
+    rows = jnp.array([1.0, 0.0, 1.0, 1.0])
+    np.testing.assert_array_equal(
+      weighting.token_sum(MASK, rows), MASK * rows[:, None]
+    )
+
+  @parameterized.parameters(
+    (weighting.token_mean, {"tokens": 7}),
+    (weighting.sequence_mean, {"rows": 4}),
+    (weighting.sequence_sum, {"rows": jnp.array(4.0)}),
+    (weighting.fixed_length, {"rows": 4}),
+  )
+  def test_parts_weighed_with_the_whole_s_count_are_the_whole(self, f, count):
+    parts = [
+      f(MASK[part], ONES[part], **count) for part in (slice(2), slice(2, 4))
+    ]
+    chex.assert_trees_all_close(jnp.concatenate(parts), f(MASK, ONES))
+
+  @EACH
+  def test_jit_changes_nothing(self, weigh):
+    chex.assert_trees_all_close(weigh(MASK, ONES), jax.jit(weigh)(MASK, ONES))
