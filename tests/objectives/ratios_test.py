@@ -135,3 +135,24 @@ class SequenceLogRatioTest(chex.TestCase):
     np.testing.assert_array_equal(grad, [[1.0, 0.0, 0.0]])
     cut = ratios.sequence_token_log_ratio(self.NOW, self.OLD, MASK, limit=0.5)
     np.testing.assert_array_equal(cut, [[0.5, 0.5, 0.0]])
+
+
+class SequenceLogWeightTest(chex.TestCase):
+  def test_token_weights_add_up_and_sequence_weights_do_not(self):
+    weights = jnp.array([[2.0, 0.5, 9.0], [2.0, 2.0, 9.0]])
+    mask = jnp.array([[True, True, False]] * 2)
+    total = ratios.sequence_log_weight(weights, mask)
+    np.testing.assert_allclose(total[:, 0], [0.0, jnp.log(4.0)], rtol=1e-6)
+    once = ratios.sequence_log_weight(weights[1:], mask[1:], level="sequence")
+    np.testing.assert_allclose(once, jnp.log(mask[1:] + 1.0), rtol=1e-6)
+
+  def test_zero_and_padding_are_finite_and_constant(self):
+    weights = jnp.array([[0.0, 1.0, jnp.nan]])
+    run = lambda w: ratios.sequence_log_weight(w, MASK).sum()  # noqa: E731
+    value, grad = jax.value_and_grad(run)(weights)
+    np.testing.assert_allclose(value, 2 * jnp.log(1e-8), rtol=1e-6)
+    np.testing.assert_array_equal(grad, 0.0)
+
+  def test_an_unknown_level_is_refused(self):
+    with self.assertRaisesRegex(ValueError, "level must be"):
+      ratios.sequence_log_weight(jnp.ones((1, 3)), MASK, level="row")
