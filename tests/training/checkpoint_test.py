@@ -48,6 +48,32 @@ def test_what_comes_back_is_bitwise_what_went_in(tmp_path):
     assert a.dtype == b.dtype and a.shape == b.shape and bits(a) == bits(b)
 
 
+def test_arrays_of_any_shape_may_be_in_the_extra(tmp_path):
+  loose = {
+    "ids": np.arange(5),
+    "texts": ["é", None, {"masks": np.array([[True, False]])}],
+    "rewards": np.array([np.nan, -0.0, 1.5], np.float32),
+  }
+  with checkpoint.Checkpointer(tmp_path, keep=3) as saver:
+    saver.save(1, {"w": jnp.ones(2)}, {"plan": loose, "step": 1})
+    saver.save(2, {"w": jnp.ones(2)}, {"plan": {}})
+    saver.save(3, {"w": jnp.ones(2)}, {"plan": {"ids": np.zeros((2, 9))}})
+  with checkpoint.Checkpointer(tmp_path, keep=3) as loader:
+    template = {"w": jnp.zeros(2)}
+    extras = [loader.restore(template, step)[1] for step in (1, 2, 3)]
+  assert extras[1] == {"plan": {}}
+  assert extras[2]["plan"]["ids"].shape == (2, 9)
+  got = extras[0]["plan"]
+  assert extras[0]["step"] == 1 and got["texts"][:2] == ["é", None]
+  for ours, theirs in (
+    (loose["ids"], got["ids"]),
+    (loose["rewards"], got["rewards"]),
+    (loose["texts"][2]["masks"], got["texts"][2]["masks"]),
+  ):
+    assert type(theirs) is np.ndarray and ours.dtype == theirs.dtype
+    assert bits(ours) == bits(theirs)
+
+
 def test_shapes_alone_are_template_enough_and_shardings_are_kept(tmp_path):
   mesh = jax.make_mesh((4,), ("x",))
   sharding = jax.NamedSharding(mesh, jax.P("x"))

@@ -264,6 +264,63 @@ class OldLogprobsTest(chex.TestCase):
       _bag_step(METHODS["grpo"].build(), 1.0, old_logprobs="x")
 
 
+class StaleTest(chex.TestCase):
+  """Rows of an older policy have the policy that sampled them as pi_old."""
+
+  def _rollout(self, stale):
+    stale = jnp.broadcast_to(jnp.float32(stale), (B * G,))
+    rollout = _rollout()
+    return rollout.replace(extras=rollout.extras | {"stale": stale})
+
+  @parameterized.product(
+    knobs=({}, {"micro_batches": 4}, {"epochs": 2}, {"mini_batches": 2}),
+    who=("trainer", "sampler"),
+  )
+  def test_all_stale_is_the_sampler_and_none_is_as_without(self, knobs, who):
+    method = METHODS["grpo"].build()
+    for stale, like in ((0.0, who), (1.0, "sampler")):
+      new, metrics = _bag_step(
+        method, 1.0, self._rollout(stale), old_logprobs=who, **knobs
+      )
+      same, expected = _bag_step(method, 1.0, old_logprobs=like, **knobs)
+      chex.assert_trees_all_equal(new.params, same.params)
+      self.assertEqual(metrics["approx_kl"], expected["approx_kl"])
+
+  def test_the_gap_is_that_of_the_fresh_rows(self):
+    stale = jnp.arange(B * G) < 4
+    _, metrics = _bag_step(
+      METHODS["grpo"].build(), 1.0, self._rollout(stale.astype(jnp.float32))
+    )
+    rollout = _rollout()
+    now = _bag_score(_bag(), rollout).logprobs
+    fresh = np.asarray(rollout.mask & ~stale[:, None])
+    gap = np.abs(now - rollout.old_logprobs)[fresh]
+    np.testing.assert_allclose(metrics["sampler_gap_max"], gap.max(), rtol=1e-5)
+    np.testing.assert_allclose(
+      metrics["sampler_gap_mean"], gap.mean(), rtol=1e-5
+    )
+
+  def test_no_correction_for_the_gap_comes_on_top_of_the_ratio(self):
+    seen = {}
+
+    def look(rollout):
+      gap = rollout.extras["trainer_logprobs"]
+      gap = jnp.where(rollout.mask, gap - rollout.extras["sampler_logprobs"], 0)
+      seen["metric/stale_gap"] = jnp.abs(gap[:4]).max()
+      seen["metric/fresh_gap"] = jnp.abs(gap[4:]).max()
+      return rollout.replace(extras=rollout.extras | seen)
+
+    method = dataclasses.replace(
+      METHODS["grpo"].build(),
+      transform=chain.stateless(look),
+      needs=frozenset({"old_scores"}),
+    )
+    stale = (jnp.arange(B * G) < 4).astype(jnp.float32)
+    _, metrics = _bag_step(method, 1.0, self._rollout(stale))
+    self.assertEqual(metrics["stale_gap"], 0.0)
+    self.assertGreater(metrics["fresh_gap"], 0.1)
+
+
 def _forwards(method, **knobs):
   """How often the model is called in one traced step."""
   calls = []
