@@ -28,9 +28,8 @@ def optimal_token_baseline(
   its log-prob in the logits: rows that moved far weigh more. Rows are compared
   position by position.
 
-  B is summed from the lowest return of the position, not from 0, so that
-  equal rewards give exactly 0. With verl that agrees but for eps: where W
-  vanishes, verl's B is 0 and ours is that lowest return.
+  Summed from the lowest return of the position. Where all returns of a
+  position are equal, A is exactly 0 (verl: G_it eps / (W + eps)).
 
   Args:
     token_rewards: one a token; groups contiguous.
@@ -63,11 +62,13 @@ def optimal_token_baseline(
   own, returns = mask.reshape(shape), returns.reshape(shape)
   energy = jnp.where(own, energy.reshape(shape), 0.0)
   low = jnp.where(own, returns, jnp.inf).min(axis=1, keepdims=True)
+  high = jnp.where(own, returns, -jnp.inf).max(axis=1, keepdims=True)
   low = jnp.where(own.any(axis=1, keepdims=True), low, 0.0)
   above = jnp.where(own, returns - low, 0.0)
   total = energy.sum(axis=1, keepdims=True) + eps
   baseline = (energy * above).sum(axis=1, keepdims=True) / total
-  advantages = jnp.where(own, above - baseline, 0.0)
+  advantages = above - baseline + low * eps / total
+  advantages = jnp.where(own & (high > low), advantages, 0.0)
   if zero_tail:
     advantages = jnp.where(own & _alone(own), returns, advantages)
   return advantages.reshape(mask.shape)
