@@ -15,6 +15,9 @@ Against GRPO it changes:
   transform  after the method's own: writes w, drops what the rules reject
   selection  with `variation`, drops tokens that would widen a gap
 
+Around a method whose ratio is that of the sequence (RLOO, GSPO) a token's
+weight acts on its whole row: give it a level of rows.
+
 The temperature, and any top-p or top-k, must be in both log-probabilities;
 here both are those of the whole vocabulary at the sampling temperature.
 
