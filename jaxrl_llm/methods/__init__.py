@@ -17,6 +17,7 @@ from jaxrl_llm.methods.gpg import Gpg
 from jaxrl_llm.methods.grpo import Grpo
 from jaxrl_llm.methods.gspo import Gspo
 from jaxrl_llm.methods.gspo_token import GspoToken
+from jaxrl_llm.methods.kl_and_aggregation import KlAndAggregation
 from jaxrl_llm.methods.kl_cov import KlCov
 from jaxrl_llm.methods.luspo import Luspo
 from jaxrl_llm.methods.m2po import M2po
@@ -32,6 +33,7 @@ from jaxrl_llm.methods.remax import Remax
 from jaxrl_llm.methods.rloo import Rloo
 from jaxrl_llm.methods.sapo import Sapo
 from jaxrl_llm.methods.soft_overlong import SoftOverlong
+from jaxrl_llm.methods.top_entropy_mask import TopEntropyMask
 from jaxrl_llm.methods.vespo import Vespo
 
 __all__ = [
@@ -52,6 +54,7 @@ __all__ = [
   "Grpo",
   "Gspo",
   "GspoToken",
+  "KlAndAggregation",
   "KlCov",
   "Luspo",
   "M2po",
@@ -68,6 +71,7 @@ __all__ = [
   "Rloo",
   "SoftOverlong",
   "Sapo",
+  "TopEntropyMask",
   "Vespo",
   "get",
 ]

@@ -169,7 +169,13 @@ def _default(field: dataclasses.Field) -> str:
     return repr(field.default)
   value = field.default_factory()
   if isinstance(value, base.MethodConfig):
-    return f"{type(value).__name__}()"
+    plain = {f.name: f.default for f in dataclasses.fields(value)}
+    set_here = (
+      f"{name}={getattr(value, name)!r}"
+      for name, default in plain.items()
+      if default not in (dataclasses.MISSING, getattr(value, name))
+    )
+    return f"{type(value).__name__}({', '.join(set_here)})"
   return repr(value)
 
 

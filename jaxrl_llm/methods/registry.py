@@ -19,6 +19,7 @@ from jaxrl_llm.methods.gpg import Gpg
 from jaxrl_llm.methods.grpo import Grpo
 from jaxrl_llm.methods.gspo import Gspo
 from jaxrl_llm.methods.gspo_token import GspoToken
+from jaxrl_llm.methods.kl_and_aggregation import KlAndAggregation
 from jaxrl_llm.methods.kl_cov import KlCov
 from jaxrl_llm.methods.luspo import Luspo
 from jaxrl_llm.methods.m2po import M2po
@@ -33,6 +34,7 @@ from jaxrl_llm.methods.remax import Remax
 from jaxrl_llm.methods.rloo import Rloo
 from jaxrl_llm.methods.sapo import Sapo
 from jaxrl_llm.methods.soft_overlong import SoftOverlong
+from jaxrl_llm.methods.top_entropy_mask import TopEntropyMask
 from jaxrl_llm.methods.vespo import Vespo
 
 METHODS: dict[str, type[base.MethodConfig]] = {
@@ -67,6 +69,8 @@ METHODS: dict[str, type[base.MethodConfig]] = {
   "clip_cov": ClipCov,
   "kl_cov": KlCov,
   "ppo": Ppo,
+  "kl_and_aggregation": KlAndAggregation,
+  "top_entropy_mask": TopEntropyMask,
 }
 
 # Other names that a method is known by.

@@ -124,7 +124,8 @@ def times_ratio(
     exp(log_ratio) * estimate
 
   With k3 the corrected KL of DeepSeek-V3.2 (TRL use_bias_correction_kl), with
-  k1 the fourth estimator of open-instruct.
+  k1 the fourth estimator of open-instruct, whose gradient r (d + 1) is right
+  on average but pure noise where pi = ref.
 
   Args:
     estimate: of the KL to the reference, in nats.

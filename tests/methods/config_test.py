@@ -32,6 +32,20 @@ class BuildTest(chex.TestCase):
     (methods.Dapo(buffer=20, max_length=10), "buffer"),
     (methods.Dapo(buffer=1, overlong_factor=-1.0), "factor"),
     (methods.Dapo(eps=NAN), "eps"),
+    (methods.OffPolicyCorrection(level="row"), "level must be one of token"),
+    (methods.OffPolicyCorrection(mode="clip"), "mode must be one of"),
+    (methods.OffPolicyCorrection(high=0.9), "high at least 1"),
+    (methods.OffPolicyCorrection(low=-0.1), "low must be in"),
+    (methods.OffPolicyCorrection(variation=NAN), "variation"),
+    (methods.OffPolicyCorrection(reject="k1"), "a rule must be one of"),
+    (methods.OffPolicyCorrection(denominator=""), "denominator must be one"),
+    (methods.OffPolicyCorrection(method=methods.Grpo(eps=0.0)), "eps"),
+    (methods.DecoupledPpo(cap=0.5), "cap must be 1 or more"),
+    (methods.M2po(tau=0.0), "tau must be positive"),
+    (methods.M2po(denominator="all"), "denominator must be one"),
+    (methods.Opsm(delta=-1.0), "delta must be 0 or more"),
+    (methods.Bypass(form="ppo"), "form must be one of ppo_clip, reinforce"),
+    (methods.Bypass(high=0.5), "high at least 1"),
     (methods.Dapo(dynamic_sampling=True, max_rounds=0), "max_rounds"),
     (methods.DynamicSampling(max_rounds=0), "max_rounds must be at least 1"),
     (methods.DynamicSampling(metric="acc"), "one of reward, accuracy"),
@@ -96,6 +110,42 @@ class BuildTest(chex.TestCase):
     (methods.Ppo(entropy_coef=-1.0), "entropy_coef"),
     (methods.Ppo(trunk_gradient=2.0), "trunk_gradient"),
     (methods.Ppo(critic_rate=0.0), "critic_rate"),
+    (methods.KlAndAggregation(beta=-1.0), "beta"),
+    (methods.KlAndAggregation(kl="k4"), "kl must be one of exact, k3"),
+    (methods.KlAndAggregation(placement="both"), "one of loss, reward"),
+    (
+      methods.KlAndAggregation(placement="reward", kl="k3+"),
+      "kl in the reward must be one of exact, k1",
+    ),
+    (methods.KlAndAggregation(coefficient="x"), "one of fixed, adaptive"),
+    (methods.KlAndAggregation(coefficient="adaptive", target=0.0), "target"),
+    (methods.KlAndAggregation(coefficient="adaptive", horizon=NAN), "horizon"),
+    (methods.KlAndAggregation(coefficient="adaptive", beta=0.0), "beta"),
+    (methods.KlAndAggregation(aggregation="mean"), "one of token_mean"),
+    (methods.KlAndAggregation(length=8), "for aggregation fixed_length alone"),
+    (
+      methods.KlAndAggregation(method=methods.Grpo()),
+      "Grpo has a KL to the reference already: set its beta to 0",
+    ),
+    (
+      methods.KlAndAggregation(
+        method=methods.TopEntropyMask(
+          method=methods.Grpo(beta=0.0), entropy_coef=0.1
+        )
+      ),
+      "put TopEntropyMask around KlAndAggregation",
+    ),
+    (methods.TopEntropyMask(rho=1.1), "rho"),
+    (methods.TopEntropyMask(entropy_coef=-0.1), "entropy_coef"),
+    (methods.TopEntropyMask(adaptive=True, entropy_target=0.0), "target"),
+    (methods.TopEntropyMask(adaptive=True, entropy_delta=NAN), "delta"),
+    (methods.TopEntropyMask(adaptive=True, entropy_min=0.5), "low <= init"),
+    (
+      methods.TopEntropyMask(
+        method=methods.Grpo(entropy_coef=0.1), entropy_coef=0.1
+      ),
+      "Grpo has an entropy bonus already",
+    ),
   )
   def test_a_bad_hyper_parameter_is_one_clear_line(self, config, message):
     with self.assertRaisesRegex(ValueError, message) as caught:
@@ -109,6 +159,10 @@ class BuildTest(chex.TestCase):
     (methods.DrGrpo(), set()),
     (methods.DrGrpo(beta=0.1), {"ref_logprobs"}),
     (methods.Dapo(), set()),
+    (methods.OffPolicyCorrection(), {"ref_logprobs", "old_scores"}),
+    (methods.M2po(method=methods.Dapo()), {"old_scores"}),
+    (methods.Opsm(method=methods.Dapo()), set()),
+    (methods.Bypass(method=methods.Dapo()), set()),
     (methods.Rloo(), {"ref_logprobs"}),
     (methods.Rloo(beta=0.0), set()),
     (methods.ReinforcePp(), {"ref_logprobs"}),
@@ -117,6 +171,18 @@ class BuildTest(chex.TestCase):
     (methods.MaxRl(beta=0.1), {"ref_logprobs"}),
     (methods.Ppo(), {"values", "old_scores"}),
     (methods.Ppo(beta=0.1), {"values", "old_scores", "ref_logprobs"}),
+    (methods.KlAndAggregation(), {"ref_logprobs"}),
+    (methods.KlAndAggregation(beta=0.0), set()),
+    (
+      methods.KlAndAggregation(method=methods.Grpo(), beta=0.0),
+      {"ref_logprobs"},
+    ),
+    (methods.TopEntropyMask(), {"ref_logprobs", "entropy", "old_scores"}),
+    (methods.TopEntropyMask(rho=1.0), {"ref_logprobs"}),
+    (
+      methods.TopEntropyMask(rho=1.0, entropy_coef=0.1),
+      {"ref_logprobs", "entropy"},
+    ),
   )
   def test_needs_only_what_is_used(self, config, needs):
     self.assertEqual(config.build().needs, needs)

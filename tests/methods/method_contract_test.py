@@ -17,6 +17,31 @@ VARIANTS = {name: config() for name, config in methods.METHODS.items()} | {
   "dr_grpo_reference": methods.DrGrpo(beta=0.1, max_length=10),
   "dapo_overlong": methods.Dapo(buffer=2, overlong_factor=0.5),
   "dapo_dynamic": methods.Dapo(dynamic_sampling=True),
+  "correction_all": methods.OffPolicyCorrection(
+    method=methods.Dapo(),
+    level="sequence",
+    normalize=True,
+    reject="token_ratio,seq_max_k2",
+    reject_threshold="0.85_1.15,0.05",
+    variation=0.15,
+  ),
+  "correction_original": methods.OffPolicyCorrection(
+    mode="mask",
+    low=0.5,
+    high=1.5,
+    reject="token_k1",
+    reject_threshold="0.85_1.15",
+    denominator="original",
+  ),
+  "correction_twice": methods.OffPolicyCorrection(
+    method=methods.M2po(method=methods.Opsm(delta=0.1), tau=0.01)
+  ),
+  "bypass_reinforce": methods.Bypass(
+    form="reinforce",
+    level="sequence",
+    reject="token_k3",
+    reject_threshold="0.1",
+  ),
   "dynamic_remax": methods.DynamicSampling(method=methods.Remax()),
   "soft_overlong_all": methods.SoftOverlong(
     method=methods.Dapo(), buffer=2, stop_properly=0.5, filter="loss"
@@ -47,6 +72,22 @@ VARIANTS = {name: config() for name, config in methods.METHODS.items()} | {
     lam=0.95, beta=0.1, entropy_coef=0.01, whiten=False, trunk_gradient=0.5
   ),
   "ppo_discounted": methods.Ppo(gamma=0.9, value_clip=float("inf")),
+  "kl_reward_adaptive": methods.KlAndAggregation(
+    placement="reward", coefficient="adaptive", aggregation="fixed_length"
+  ),
+  "kl_loss_adaptive": methods.KlAndAggregation(
+    coefficient="adaptive", kl="k3+", aggregation="method"
+  ),
+  "kl_around_gspo": methods.KlAndAggregation(
+    method=methods.Gspo(), kl="ratio_k3", aggregation="sequence_sum"
+  ),
+  "aggregation_alone": methods.KlAndAggregation(
+    method=methods.Grpo(), beta=0.0, aggregation="token_sum"
+  ),
+  "top_entropy_bonus": methods.TopEntropyMask(
+    method=methods.DrGrpo(), entropy_coef=0.01
+  ),
+  "entropy_adaptive": methods.TopEntropyMask(rho=1.0, adaptive=True),
 }
 
 # Checks that a method cannot pass, and the mathematics of why.
@@ -54,8 +95,11 @@ _BEST_ONLY = "only the best of a group has credit: the others have 0"
 _LENGTH = "the reward falls with the length: equal ones are then not equal"
 _TRUNCATED = "truncated rows are left out: theirs is no gradient"
 _DROPPED = "a completion may lose all of its tokens: it is not pushed"
+_LOW_ENTROPY = "a completion may have no token of high entropy: not pushed"
 _FADES = "the check's critic says the constant, a discounted one fades"
 EXEMPT = {
+  ("top_entropy_mask", "rewards_push_the_right_way"): _LOW_ENTROPY,
+  ("top_entropy_bonus", "rewards_push_the_right_way"): _LOW_ENTROPY,
   ("ppo_discounted", "equal_rewards_teach_nothing"): _FADES,
   ("soft_overlong", "equal_rewards_teach_nothing"): _LENGTH,
   ("soft_overlong", "rewards_push_the_right_way"): _LENGTH,
