@@ -37,7 +37,8 @@ class Rollout:
     finish_reason: [N] FINISH_LENGTH or FINISH_STOP.
     ref_logprobs: [N, T] under the frozen reference, or None if unused.
     extras: further arrays by name; every leaf is [N, ...] or a scalar []. Known
-      names: behaviour_logprobs [N, T]; reward_components [N, K]; with the need
+      names: behaviour_logprobs [N, T]; reward_components [N, K],
+      NaN where one does not apply, and reward_weights [N, K]; with the need
       "old_scores" trainer_logprobs, sampler_logprobs, old_entropy, old_values
       [N, T]; rollout_is, keep [N, T], factors of the policy loss; metric/NAME
       [], which the step logs as NAME; returns [N, T], a critic's targets; stale
@@ -98,7 +99,11 @@ class Tokens:
 
 @runtime_checkable
 class Reward(Protocol):
-  """Text to numbers, on the host. NaN says "this row cannot be scored"."""
+  """Text to numbers, on the host.
+
+  NaN says "this row cannot be scored" and drops the row, None in its place
+  "this reward does not apply here" and leaves the row to the other rewards.
+  """
 
   def __call__(
     self,
