@@ -22,19 +22,19 @@ VARIANTS = {name: config() for name, config in methods.METHODS.items()} | {
     level="sequence",
     normalize=True,
     reject="token_ratio,seq_max_k2",
-    reject_threshold="0.85_1.15,0.05",
-    variation=0.15,
+    reject_threshold="0.85_1.22,0.05",
+    variation=0.2,
   ),
   "correction_original": methods.OffPolicyCorrection(
     mode="mask",
     low=0.5,
     high=1.5,
     reject="token_k1",
-    reject_threshold="0.85_1.15",
+    reject_threshold="0.82_1.17",
     denominator="original",
   ),
   "correction_twice": methods.OffPolicyCorrection(
-    method=methods.M2po(method=methods.Opsm(delta=0.1), tau=0.01)
+    method=methods.M2po(method=methods.Opsm(delta=0.1), tau=0.016)
   ),
   "bypass_reinforce": methods.Bypass(
     form="reinforce",
