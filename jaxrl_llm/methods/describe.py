@@ -1,28 +1,53 @@
 """Text about the methods, read from their own files: nothing is said twice.
 
-A method's module says it all: first line "NAME: sentence.", equations indented
-by four, "Against GRPO it changes:" with one plug point an entry, and the
-paper with its arXiv number last.
+A method's module says it all, in the forms of methods/reading.py. What is true
+of many methods, what a forward costs or where a std misleads, is said here.
 """
 
-import ast
 from collections.abc import Iterator
 import dataclasses
 import inspect
-import re
 import sys
 import textwrap
-from typing import Any
 
-from jaxrl_llm.methods import base, registry
+from jaxrl_llm.methods import base, reading, registry
 
-PLUG_POINTS = (
-  "transform",
-  "advantage",
-  "selection",
-  "weighting",
-  "objective",
-  "plan",
+# What the step or the plan does for a method, by need.
+_NEEDS = {
+  "ref_logprobs": "a forward of the frozen reference, once a step",
+  "old_scores": "a scoring forward of the policy before the first update",
+  "entropy": "the entropy of every token, from the forwards there are",
+  "hidden": "final hidden states, from the forwards there are",
+  "values": "a critic on the policy's hidden states, with its own optimizer",
+  "greedy_rewards": "one greedy completion a prompt, sampled and scored",
+  "rounds": "further rounds of samples, where groups have no signal",
+}
+
+# Field, words in its docstring, what to beware of.
+_TRAPS = (
+  (
+    "kl",
+    "",
+    "k1 as a loss has zero expected gradient on-policy, k3 the gradient of the"
+    " other direction, KL(ref || pi); exact and k2 have that of KL(pi || ref).",
+  ),
+  (
+    "ddof",
+    "over G",
+    "with G = 2 the std is the difference itself: advantages are +-0.71 (ddof"
+    " 1) or +-1 (ddof 0) however small the difference is.",
+  ),
+  (
+    "clip_high",
+    "ratio may rise above 1",
+    "with one update a rollout the ratio is 1 and the clip does nothing;"
+    " mini_batches or epochs above 1, or old samples, bring it into play.",
+  ),
+)
+_SAMPLING_TRAP = (
+  "ratios and KL are over the whole vocabulary at the sampling temperature:"
+  " top-k, top-p and min-p draw from another distribution, whose log-probs are"
+  " extras['behaviour_logprobs']."
 )
 
 
@@ -34,11 +59,13 @@ class Field:
     name: as written in a config.
     default: as Python writes it.
     help: its docstring, on one line.
+    aliases: what it is called elsewhere, "TRL epsilon_high".
   """
 
   name: str
   default: str
   help: str
+  aliases: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,9 +77,11 @@ class Description:
     title: name in the literature.
     summary: one sentence.
     text: the module's docstring.
+    equation: its equations with the numbers of the defaults.
     changes: plug points that differ from GRPO.
     paper: arXiv identifier.
-    needs: forwards that its defaults ask for.
+    needs: keys of what its defaults ask for besides the policy's forward.
+    traps: sentences.
     fields: hyper-parameters.
   """
 
@@ -60,9 +89,11 @@ class Description:
   title: str
   summary: str
   text: str
+  equation: str
   changes: tuple[str, ...]
   paper: str
   needs: tuple[str, ...]
+  traps: tuple[str, ...]
   fields: tuple[Field, ...]
 
 
@@ -75,19 +106,21 @@ def describe(name: str) -> Description:
   Raises:
     ValueError: for an unknown name, with the nearest one.
   """
-  config = registry.get(name)
-  text = inspect.cleandoc(sys.modules[config.__module__].__doc__)
+  config = registry.get(name)()
+  text = _text(config)
   title, summary = text.split("\n\n")[0].replace("\n", " ").split(": ", 1)
-  papers = re.findall(r"arXiv:(\d{4}\.\d{4,5})", text)
+  fields = tuple(_fields(type(config)))
   return Description(
     name=name,
     title=title,
     summary=summary,
     text=text,
-    changes=tuple(_changes(text)),
-    paper=papers[-1] if papers else "",
-    needs=tuple(sorted(config().build().needs)),
-    fields=tuple(_fields(config)),
+    equation=_equation(config),
+    changes=tuple(reading.changes(text)),
+    paper=(reading.papers(text) or [""])[-1],
+    needs=tuple(_needs(config.build())),
+    traps=tuple(_traps(fields, text)),
+    fields=fields,
   )
 
 
@@ -106,7 +139,10 @@ def table() -> str:
 
 
 def explain(name: str) -> str:
-  """Everything about one method: its text, needs and hyper-parameters.
+  """Everything about one method.
+
+  Its text, its equations with the numbers of its defaults, what it needs, what
+  to beware of and its hyper-parameters with their names elsewhere.
 
   Args:
     name: a key of METHODS.
@@ -115,72 +151,114 @@ def explain(name: str) -> str:
     ValueError: for an unknown name, with the nearest one.
   """
   item = describe(name)
-  needs = ", ".join(item.needs) or "nothing but log-probs"
-  lines = [item.text, "", f"Needs, with its defaults: {needs}.", ""]
-  lines.append("Hyper-parameters:")
+  lines = [item.text, "", "With its defaults:", ""]
+  lines += [f"    {line}" for line in item.equation.splitlines()]
+  lines += ["", "Needs, with its defaults, besides the policy's own forward:"]
+  lines += _bullets([_NEEDS[need] for need in item.needs] or ["nothing"])
+  lines += ["", "Traps:", *_bullets(item.traps), "", "Hyper-parameters:"]
   for field in item.fields:
     lines.append(f"  {field.name} = {field.default}")
-    lines += textwrap.wrap(
-      field.help, 78, initial_indent="      ", subsequent_indent="      "
-    )
+    lines += _wrapped(field.help, "      ")
+  named = [field for field in item.fields if field.aliases]
+  if named:
+    lines += ["", "Names elsewhere:"]
+    lines += [f"  {f.name}: {', '.join(f.aliases)}" for f in named]
   return "\n".join(lines)
 
 
 def markdown() -> str:
   """The page docs/methods.md: a table, then each method."""
-  lines = ["# Methods", "", "| name | paper | changes against GRPO | |"]
-  lines.append("|---|---|---|---|")
+  lines = ["# Methods", "", "| name | paper | changes against GRPO | needs | |"]
+  lines.append("|---|---|---|---|---|")
   items = [describe(name) for name in registry.METHODS]
   for item in items:
     changes = ", ".join(item.changes) or "-"
     link = f"[{item.paper}](https://arxiv.org/abs/{item.paper})"
-    lines.append(f"| `{item.name}` | {link} | {changes} | {item.summary} |")
+    needs = ", ".join(item.needs) or "-"
+    cells = (f"`{item.name}`", link, changes, needs, item.summary)
+    lines.append(f"| {' | '.join(cells)} |")
+  lines += ["", "Needs, besides the policy's own forward:", ""]
+  lines += [f"- {name}: {text}" for name, text in _NEEDS.items()]
   for item in items:
     lines += ["", f"## {item.title}", "", "```", explain(item.name), "```"]
   return "\n".join(lines) + "\n"
 
 
-def _changes(text: str) -> Iterator[str]:
-  """Plug points named, two spaces in, under "Against GRPO it changes:"."""
-  _, found, block = text.partition("Against GRPO it changes:\n")
-  for line in block.split("\n\n")[0].splitlines() if found else ():
-    match = re.match(r"  (\w+)  ", line)
-    if match and match[1] in PLUG_POINTS:
-      yield match[1]
+def _equation(config: base.MethodConfig) -> str:
+  """Resolved; those of the method inside follow."""
+  texts, numbers, inner = reading.field_texts(type(config)), {}, ""
+  for field in dataclasses.fields(config):
+    value = getattr(config, field.name)
+    if isinstance(value, base.MethodConfig):
+      formulas = _equation(value)
+      inner = f"\n\nwith {field.name} = {_written(value)}:\n{formulas}"
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+      numbers[field.name] = value
+      symbol, sign, _ = texts.get(field.name, "").partition(",")
+      if sign and len(symbol) == 1:  # "c, coefficient of the bonus"
+        numbers[symbol] = value
+  return reading.resolved(reading.equations(_text(config)), numbers) + inner
+
+
+def _text(config: base.MethodConfig) -> str:
+  """The docstring of the module that the class is in."""
+  return inspect.cleandoc(sys.modules[type(config).__module__].__doc__)
+
+
+def _needs(method: base.Method) -> Iterator[str]:
+  """Keys of _NEEDS, of the step and of the plan."""
+  yield from (need for need in _NEEDS if need in method.needs)
+  yield from (name for name in method.plan.extras if name in _NEEDS)
+  if "surplus" in method.plan.init():
+    yield "rounds"
+
+
+def _traps(fields: tuple[Field, ...], text: str) -> Iterator[str]:
+  """The method's own, then those of its kind."""
+  own = reading.traps(text)
+  if own:
+    yield own
+  for name, words, trap in _TRAPS:
+    if any(f.name == name and words in f.help for f in fields):
+      yield trap
+  yield _SAMPLING_TRAP
 
 
 def _fields(config: type[base.MethodConfig]) -> Iterator[Field]:
-  """Fields with the docstrings that stand under them in the source."""
-  tree = ast.parse(textwrap.dedent(inspect.getsource(config)))
-  body = tree.body[0].body
-  docs = {
-    node.target.id: _text_of(after)
-    for node, after in zip(body, body[1:], strict=False)
-    if isinstance(node, ast.AnnAssign)
-  }
+  """Fields with the docstrings that stand under them in the source.
+
+  What GRPO has in the same words has GRPO's names elsewhere.
+  """
+  texts = reading.field_texts(config)
+  grpo = reading.field_texts(registry.get("grpo"))
   for field in dataclasses.fields(config):
-    text = " ".join(docs.get(field.name, "").split())
-    yield Field(name=field.name, default=_default(field), help=text)
-
-
-def _default(field: dataclasses.Field) -> str:
-  """As Python writes it; a method inside a method by its name."""
-  if field.default_factory is dataclasses.MISSING:
-    return repr(field.default)
-  value = field.default_factory()
-  if isinstance(value, base.MethodConfig):
-    plain = {f.name: f.default for f in dataclasses.fields(value)}
-    set_here = (
-      f"{name}={getattr(value, name)!r}"
-      for name, default in plain.items()
-      if default not in (dataclasses.MISSING, getattr(value, name))
+    text = texts.get(field.name, "")
+    same = reading.without_aliases(grpo.get(field.name, "")) == text
+    yield Field(
+      name=field.name,
+      default=_written(getattr(config(), field.name)),
+      help=text,
+      aliases=reading.aliases(grpo[field.name] if same and text else text),
     )
-    return f"{type(value).__name__}({', '.join(set_here)})"
-  return repr(value)
 
 
-def _text_of(node: ast.stmt) -> str:
-  """The value of a bare string statement, else nothing."""
-  value: Any = getattr(node, "value", None)
-  is_text = isinstance(node, ast.Expr) and isinstance(value, ast.Constant)
-  return value.value if is_text and isinstance(value.value, str) else ""
+def _written(value: object) -> str:
+  """As Python writes it; a method inside by what differs from its defaults."""
+  if not isinstance(value, base.MethodConfig):
+    return repr(value)
+  default = type(value)()
+  changed = (
+    f"{field.name}={_written(getattr(value, field.name))}"
+    for field in dataclasses.fields(value)
+    if getattr(value, field.name) != getattr(default, field.name)
+  )
+  return f"{type(value).__name__}({', '.join(changed)})"
+
+
+def _bullets(texts) -> list[str]:
+  return [line for text in texts for line in _wrapped(text, "    ", "  - ")]
+
+
+def _wrapped(text: str, rest: str, first: str | None = None) -> list[str]:
+  first = rest if first is None else first
+  return textwrap.wrap(text, 78, initial_indent=first, subsequent_indent=rest)

@@ -23,20 +23,24 @@ class Grpo(base.MethodConfig):
   """GRPO, as published except that the KL has the exact gradient."""
 
   clip_low: float = 0.2
-  """how far the ratio may fall below 1; (0, 1]"""
+  """how far the ratio may fall below 1; (0, 1] (TRL epsilon, verl
+  clip_ratio_low)"""
   clip_high: float = 0.2
-  """how far the ratio may rise above 1; positive"""
+  """how far the ratio may rise above 1; positive (TRL epsilon_high, verl
+  clip_ratio_high)"""
   beta: float = 0.04
-  """coefficient of the KL to the reference model; 0: no reference is run"""
+  """coefficient of the KL to the reference model; 0: no reference is run (TRL
+  beta, verl kl_loss_coef)"""
   kl: base.KlName = "exact"
   """estimator of the KL term: exact in value and gradient; k3, the paper's,
   has the gradient of the other direction; the rest: objectives.kl (TRL
   use_bias_correction_kl: ratio_k3; verl kl_loss_type)"""
   entropy_coef: float = 0.0
-  """coefficient of an entropy bonus, not in the paper; 0: none"""
+  """coefficient of an entropy bonus, not in the paper; 0: none (verl
+  entropy_coeff)"""
   scale: Literal["group", "batch", "none"] = "group"
   """divides by the std of the group (the paper), of the batch's rewards, or
-  not at all (TRL scale_rewards)"""
+  not at all (TRL scale_rewards, verl norm_adv_by_std_in_grpo)"""
   ddof: Literal[0, 1] = 1
   """std over G - 1 (1, as TRL and verl) or over G (0)"""
   eps: float = 1e-4

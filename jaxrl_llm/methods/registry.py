@@ -89,10 +89,33 @@ def get(name: str) -> type[base.MethodConfig]:
   name = ALIASES.get(name, name)
   if name in METHODS:
     return METHODS[name]
-  spelled = str(name).lower().replace("-", "_").replace(".", "").strip()
-  near = difflib.get_close_matches(spelled, METHODS, n=3, cutoff=0.5)
-  near.sort(key=lambda known: sorted(known) != sorted(spelled))  # swapped first
-  hint = f" Did you mean {near[0]!r}?" if near else ""
+  near = " or ".join(map(repr, _nearest(str(name))))
+  hint = f" Did you mean {near}?" if near else ""
   raise ValueError(
     f"method must be one of {', '.join(METHODS)}; got {name!r}.{hint}"
   )
+
+
+def _nearest(name: str) -> list[str]:
+  """Methods named inside it, or that it is a word of, or the most alike."""
+  spelled = name.lower().replace("-", "_").strip()
+  spelled = spelled.replace(".", "").replace("@", "")
+  rest, inside = f"_{spelled}_", []
+  for known in sorted(METHODS, key=len, reverse=True):
+    if f"_{known}_" in rest:
+      inside.append(known)
+      rest = rest.replace(f"_{known}_", "__")
+  if inside:
+    return sorted(inside, key=spelled.index)
+  around = [known for known in METHODS if f"_{spelled}_" in f"_{known}_"]
+  if around:
+    return around
+  near = difflib.get_close_matches(spelled, METHODS, n=3, cutoff=0.5)
+  # Letters swapped or doubled first.
+  near.sort(
+    key=lambda known: (
+      sorted(known) != sorted(spelled),
+      set(known) != set(spelled),
+    )
+  )
+  return near[:1]

@@ -230,9 +230,21 @@ class NamesTest(chex.TestCase):
     ("dr-grpo", "dr_grpo"),
     ("DAPO", "dapo"),
     ("dpao", "dapo"),
+    ("gdpo_multi_reward", "gdpo"),
+    ("pass@k", "passk_advantage"),
   )
   def test_a_misspelt_name_gets_the_nearest(self, spelled, meant):
     with self.assertRaisesRegex(ValueError, f"Did you mean '{meant}'"):
+      methods.get(spelled)
+
+  @parameterized.parameters(
+    ("vespo_luspo", "'vespo' or 'luspo'"),
+    ("clip_cov_kl_cov", "'clip_cov' or 'kl_cov'"),
+    ("cov", "'clip_cov' or 'kl_cov'"),
+    ("gspo_token_mean", "'gspo_token'"),
+  )
+  def test_a_name_of_several_gets_them_all(self, spelled, meant):
+    with self.assertRaisesRegex(ValueError, rf"Did you mean {meant}\?"):
       methods.get(spelled)
 
   def test_a_strange_name_gets_the_list(self):
