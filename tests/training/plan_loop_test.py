@@ -126,6 +126,21 @@ def test_old_log_probs_of_fresh_rows_are_exact_and_the_gap_says_so(dynamic):
   assert max(row["sampler_gap_max"] for row in _rows(dynamic[1])) < 1e-4
 
 
+def test_two_rounds_of_a_step_and_two_steps_share_no_noise(dynamic):
+  """Contract 2; equal prompts, so that only the noise tells rows apart."""
+  run = loop.setup.build(dynamic[0])
+  params = run.init_state().params
+  problem = run.held_out[0]
+
+  def tokens(step, first_id):
+    samples = run.collect(params, [problem] * 2, step, first_id=first_id)
+    return [tuple(row) for row in samples.generation.completions]
+
+  first, second, later = tokens(0, 0), tokens(0, 8), tokens(1, 0)
+  assert len({*first, *second, *later}) == 24
+  assert tokens(0, 4)[:4] == first[4:] and tokens(0, 4)[4:] == second[:4]
+
+
 def test_killed_with_a_surplus_it_ends_with_the_same_bits(dynamic, tmp_path):
   whole, folder = dynamic
   waiting = [
