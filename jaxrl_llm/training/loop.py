@@ -14,6 +14,7 @@ from typing import Any
 import jax
 
 from jaxrl_llm.distributed import mesh as meshes
+from jaxrl_llm.methods import saved
 from jaxrl_llm.models.weights import hf
 from jaxrl_llm.rollout import plans
 from jaxrl_llm.training import (
@@ -334,10 +335,9 @@ def _same_plan(saved: dict[str, Any], fresh: dict[str, Any]) -> dict[str, Any]:
 
 
 def describe(config: experiment.Experiment) -> dict[str, Any]:
-  """The config as plain data, the method's name among its fields."""
-  plain = dataclasses.asdict(config)
-  plain["method"] = {"name": type(config.method).__name__} | plain["method"]
-  return plain
+  """The config as plain data; see methods.saved for that of the method."""
+  method = saved.to_plain(config.method)
+  return dataclasses.asdict(config) | {"method": method}
 
 
 def _prepare(folder: pathlib.Path, *, resume: bool, overwrite: bool) -> None:
