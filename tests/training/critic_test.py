@@ -7,6 +7,7 @@ import json
 from absl.testing import parameterized
 import chex
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -95,7 +96,7 @@ class SamePiecesTest(chex.TestCase):
   """Contract 5, for a method with a critic."""
 
   @parameterized.parameters(
-    (PPO, 2, 1), (PPO, 8, 1), (PPO, 1, 2), (PPO, 1, 4), (SHARED, 8, 4)
+    (PPO, 2, 1), (PPO, 8, 2), (PPO, 1, 4), (SHARED, 8, 4)
   )
   def test_micro_batches_and_devices_add_up(self, config, micro, devices):
     change, found = _update(config)
@@ -155,6 +156,24 @@ class WhoLearnsWhatTest(chex.TestCase):
       found["return_mean"], returns[counted].mean(), rtol=1e-5
     )
 
+  def test_its_loss_falls_on_a_policy_that_stands_still(self):
+    method = PPO.build()
+    values = _critic(method)._replace(optimizer=optax.adam(0.02))
+    still = optax.set_to_zero()
+    scorer = score.make_score(_model()[0], needs=method.needs | {"hidden"})
+    train_step = jax.jit(
+      step.make_train_step(scorer, method, still, critic=values)
+    )
+    now = state.init_state(_model()[1], method, still, critic=values)
+    rows = []
+    for _ in range(60):
+      now, found = train_step(now, _rollout(), None)
+      rows.append(jax.device_get(found))
+    chex.assert_trees_all_equal(now.params, _model()[1])
+    self.assertLess(rows[-1]["value_loss"], 0.4 * rows[0]["value_loss"])
+    self.assertEqual(rows[0]["explained_variance"], 0.0)
+    self.assertGreater(rows[-1]["explained_variance"], 0.4)
+
   def test_the_reference_has_no_critic(self):
     _, found = _update(dataclasses.replace(PPO, beta=0.1), reference=True)
     self.assertTrue(np.isfinite(found["loss"]))
@@ -184,22 +203,45 @@ class _Killed(Exception):
   """Stands for a kill between two checkpoints."""
 
 
-def _config(folder, **changes):
-  fields = {
-    "runs": str(folder),
-    "steps": STEPS,
-    "method": methods.Ppo(beta=0.05, critic_rate=4.0),
-    "mini_batches": 2,
-    "checkpoint": experiment.Checkpoint(every=5),
-    "evaluation": experiment.Evaluation(every=6, examples=4, batch=4),
-    "logging": experiment.Logging(tensorboard=False),
-  }
-  config = config_file.load("tiny_addition")
-  return dataclasses.replace(config, **fields | changes)
+def _config(folder):
+  """Groups of one, on one device: seven prompts can be cut over no four."""
+  return dataclasses.replace(
+    config_file.load("tiny_addition"),
+    runs=str(folder),
+    steps=STEPS,
+    prompts_per_step=7,
+    group_size=1,
+    method=methods.Ppo(critic_rate=4.0),
+    model=experiment.Model(name="tiny", remat="none"),
+    checkpoint=experiment.Checkpoint(every=5),
+    evaluation=experiment.Evaluation(every=6, examples=4, batch=4),
+    logging=experiment.Logging(tensorboard=False),
+  )
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def cache(tmp_path_factory):
+  """Three runs of one program, compiled once."""
+  names = (
+    "jax_compilation_cache_dir",
+    *(
+      f"jax_persistent_cache_min_{limit}"
+      for limit in ("compile_time_secs", "entry_size_bytes")
+    ),
+  )
+  before = [getattr(jax.config, name) for name in names]
+  own = (str(tmp_path_factory.mktemp("cache")), 0, -1)
+  for values in (own, before):
+    compilation_cache.reset_cache()
+    for name, value in zip(names, values, strict=True):
+      jax.config.update(name, value)
+    if values is own:
+      yield
+  compilation_cache.reset_cache()
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, cache):
   return loop.train(_config(tmp_path_factory.mktemp("whole")))
 
 
@@ -246,17 +288,17 @@ def test_killed_and_resumed_it_ends_with_the_same_bits(
   assert (trained / weights).read_bytes() == (folder / weights).read_bytes()
 
 
-def test_the_metrics_of_the_critic_are_there_and_its_loss_falls(trained):
+def test_the_metrics_of_the_critic_are_there(trained):
   rows = metrics.read(trained / metrics.METRICS)
   for row in rows:
+    assert row["grad_norm"] > 0
     for name in (
       "value_loss value_clip_fraction explained_variance value_mean"
-      " return_mean critic_grad_norm grad_norm policy_loss"
+      " return_mean critic_grad_norm policy_loss"
     ).split():
       assert np.isfinite(row[name])
   assert rows[0]["value_mean"] == 0.0  # a new critic knows nothing
-  losses = [row["value_loss"] for row in rows]
-  assert np.mean(losses[-3:]) < np.mean(losses[:2])
+  assert rows[-1]["value_mean"] > 0.1  # it has seen digits rewarded
 
 
 def test_export_evaluation_and_sampling_know_no_critic(trained):
@@ -272,23 +314,6 @@ def test_export_evaluation_and_sampling_know_no_critic(trained):
   )
   assert len(texts) == 1
   config = _config(trained.parent)
-  by_checkpoint = inference.evaluate(config, checkpoint=str(trained)).metrics
-  by_export = inference.evaluate(config, weights=export).metrics
+  found = inference.evaluate(config, checkpoint=str(trained)).metrics
   last = metrics.read(trained / metrics.EVALUATIONS)[-1]
-  for found in (by_checkpoint, by_export):
-    assert found["reward"] == last["reward"]
-
-
-def test_groups_of_one_are_allowed(tmp_path):
-  folder = loop.train(
-    _config(
-      tmp_path,
-      steps=2,
-      prompts_per_step=8,
-      group_size=1,
-      micro_batches=2,
-      export=False,
-    )
-  )
-  rows = metrics.read(folder / metrics.METRICS)
-  assert all(row["grad_norm"] > 0 for row in rows)
+  assert found["reward"] == last["reward"]
