@@ -67,8 +67,14 @@ class Run:
   mesh: jax.sharding.Mesh | None
 
   def init_state(self) -> states.TrainState:
-    """A fresh state on the run's devices."""
-    params = jax.tree.map(jnp.copy, self.loaded.params)
+    """A fresh state on the run's devices.
+
+    Where no reference needs the weights again, the state takes them over from
+    `loaded` instead of copying them; a train step then uses them up.
+    """
+    params = self.loaded.params
+    if "ref_logprobs" in self.method.needs:
+      params = jax.tree.map(jnp.copy, params)
     fresh = states.init_state(
       params, self.method, self.optimizer, critic=self.critic
     )
