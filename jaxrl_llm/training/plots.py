@@ -5,9 +5,9 @@ import io
 from typing import Any
 
 _INK = "#1f2328"
-_SOFT = "#59636e"
+SOFT = "#59636e"
 _GRID = "#e6e9ed"
-_COLORS = ("#0b66c3", "#d9730d", "#1a7f37", "#8250df")
+COLORS = ("#0b66c3", "#d9730d", "#1a7f37", "#8250df")
 _PHASES = ("rollout", "reward", "train")
 
 Rows = Sequence[Mapping[str, Any]]
@@ -25,10 +25,8 @@ def learning_curve(steps: Rows, evaluations: Rows, *, form: str) -> bytes:
   def draw(axes):
     x, y = _series(steps, "reward")
     if y:
-      axes.plot(x, y, color=_COLORS[1], lw=0.8, alpha=0.45)
-      axes.plot(
-        x, _smooth(y), color=_COLORS[1], lw=1.8, label="training reward"
-      )
+      axes.plot(x, y, color=COLORS[1], lw=0.8, alpha=0.45)
+      axes.plot(x, _smooth(y), color=COLORS[1], lw=1.8, label="training reward")
     at = [row["step"] for row in evaluations]
     accuracy = [row["accuracy"] for row in evaluations]
     if at:
@@ -39,13 +37,13 @@ def learning_curve(steps: Rows, evaluations: Rows, *, form: str) -> bytes:
         [b - a for a, b in zip(accuracy, high, strict=True)],
       ]
       axes.errorbar(
-          at, accuracy, yerr=bars, color=_COLORS[0], lw=1.8, marker="o",
+          at, accuracy, yerr=bars, color=COLORS[0], lw=1.8, marker="o",
           ms=6, capsize=4, label="held-out accuracy (95 %)",
       )  # fmt: skip
       for step, value in {at[0]: accuracy[0], at[-1]: accuracy[-1]}.items():
         axes.annotate(
             f"{value:.2f}", (step, value), xytext=(9, -13),
-            textcoords="offset points", color=_COLORS[0], weight="bold",
+            textcoords="offset points", color=COLORS[0], weight="bold",
         )  # fmt: skip
     axes.set_xlabel("step")
     axes.margins(x=0.06, y=0.1)
@@ -54,7 +52,7 @@ def learning_curve(steps: Rows, evaluations: Rows, *, form: str) -> bytes:
     if axes.get_legend_handles_labels()[0]:
       axes.legend(loc="best", frameon=False, fontsize=9)
 
-  return _picture(draw, (8.6, 3.6), form)
+  return picture(draw, (8.6, 3.6), form)
 
 
 def panels(steps: Rows, *, form: str = "svg") -> list[bytes]:
@@ -71,28 +69,28 @@ def panels(steps: Rows, *, form: str = "svg") -> list[bytes]:
     ("tokens_per_second", "speed", "sampled tokens a second"),
   )
   pictures = [
-    _picture(_line(steps, key, title, unit), (4.3, 2.6), form)
+    picture(_line(steps, key, title, unit), (4.3, 2.6), form)
     for key, title, unit in single
     if _series(steps, key)[1]
   ]
   if _series(steps, "time/step")[1]:
-    pictures.append(_picture(_phases(steps), (4.3, 2.6), form))
+    pictures.append(picture(_phases(steps), (4.3, 2.6), form))
   if _series(steps, "memory/resident")[1]:
-    pictures.append(_picture(_memory(steps), (4.3, 2.6), form))
+    pictures.append(picture(_memory(steps), (4.3, 2.6), form))
   return pictures
 
 
 def _line(steps: Rows, key: str, title: str, unit: str) -> Callable:
   def draw(axes):
     x, y = _series(steps, key)
-    axes.plot(x, y, color=_COLORS[0], lw=0.8, alpha=0.45)
-    axes.plot(x, _smooth(y), color=_COLORS[0], lw=1.8)
+    axes.plot(x, y, color=COLORS[0], lw=0.8, alpha=0.45)
+    axes.plot(x, _smooth(y), color=COLORS[0], lw=1.8)
     _, spread = _series(steps, f"{key}_std")
     if len(spread) == len(y):
       low = [a - b for a, b in zip(y, spread, strict=True)]
       high = [a + b for a, b in zip(y, spread, strict=True)]
-      axes.fill_between(x, low, high, color=_COLORS[0], alpha=0.12, lw=0)
-    _title(axes, title, unit)
+      axes.fill_between(x, low, high, color=COLORS[0], alpha=0.12, lw=0)
+    title_of(axes, title, unit)
     if min(y) >= 0 and len(spread) != len(y):
       axes.set_ylim(0, 1.08 * max(y) or 1)
 
@@ -108,15 +106,15 @@ def _phases(steps: Rows) -> Callable:
     stack = {p: y for p, y in series.items() if len(y) == len(x)}
     if stack:
       axes.stackplot(
-          x, list(stack.values()), labels=list(stack), colors=_COLORS,
+          x, list(stack.values()), labels=list(stack), colors=COLORS,
           alpha=0.8, step="mid",
       )  # fmt: skip
       axes.legend(loc="upper right", frameon=False, fontsize=8, ncols=3)
     else:
-      axes.plot(x, total, color=_COLORS[0], lw=1.8)
+      axes.plot(x, total, color=COLORS[0], lw=1.8)
     usual = sorted(total)[int(0.9 * (len(total) - 1))]
     axes.set_ylim(0, 1.45 * usual or 1)
-    _title(axes, "time", "seconds a step")
+    title_of(axes, "time", "seconds a step")
 
   return draw
 
@@ -125,7 +123,7 @@ def _memory(steps: Rows) -> Callable:
   def draw(axes):
     top = 0.0
     for color, (key, label) in zip(
-      _COLORS,
+      COLORS,
       (("memory/resident", "process"), ("memory/device_peak", "device peak")),
       strict=False,
     ):
@@ -135,7 +133,7 @@ def _memory(steps: Rows) -> Callable:
         top = max(top, max(y) / 1024)
     axes.set_ylim(0, 1.15 * top)
     axes.legend(loc="lower right", frameon=False, fontsize=8)
-    _title(axes, "memory", "GiB")
+    title_of(axes, "memory", "GiB")
 
   return draw
 
@@ -155,21 +153,35 @@ def _smooth(values: Sequence[float]) -> list[float]:
   return [sum(window) / len(window) for window in windows]
 
 
-def _title(axes: Any, title: str, unit: str) -> None:
+def title_of(axes: Any, title: str, unit: str) -> None:
+  """Writes what is shown, and in small letters in what unit."""
   axes.set_title(title, loc="left", fontsize=10.5, weight="bold", color=_INK)
   if unit:
-    axes.set_title(unit, loc="right", fontsize=8.5, color=_SOFT)
+    axes.set_title(unit, loc="right", fontsize=8.5, color=SOFT)
 
 
-def _picture(draw: Callable, size: tuple[float, float], form: str) -> bytes:
-  """Draws on one pair of axes and returns the file's bytes."""
+def picture(
+  draw: Callable,
+  size: tuple[float, float],
+  form: str,
+  *,
+  whole_numbers: bool = True,
+) -> bytes:
+  """Draws on one pair of axes and returns the file's bytes.
+
+  Args:
+    draw: called with the axes.
+    size: width and height in inches.
+    form: "svg" or "png".
+    whole_numbers: whether the horizontal axis counts steps.
+  """
   import matplotlib  # slow to import
   from matplotlib.backends import backend_agg, backend_svg
   from matplotlib.figure import Figure
 
   style = {
-      "font.size": 9.5, "axes.edgecolor": _SOFT, "axes.labelcolor": _SOFT,
-      "xtick.color": _SOFT, "ytick.color": _SOFT, "text.color": _INK,
+      "font.size": 9.5, "axes.edgecolor": SOFT, "axes.labelcolor": SOFT,
+      "xtick.color": SOFT, "ytick.color": SOFT, "text.color": _INK,
       "axes.spines.top": False, "axes.spines.right": False,
       "axes.grid": True, "grid.color": _GRID, "axes.axisbelow": True,
       "svg.fonttype": "none", "svg.hashsalt": "jaxrl",
@@ -183,7 +195,8 @@ def _picture(draw: Callable, size: tuple[float, float], form: str) -> bytes:
     canvas(figure)
     axes = figure.add_subplot()
     draw(axes)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    if whole_numbers:
+      axes.xaxis.get_major_locator().set_params(integer=True)
     file = io.BytesIO()
     options = {"metadata": {"Date": None}} if form == "svg" else {"dpi": 160}
     figure.savefig(file, format=form, **options)

@@ -14,7 +14,7 @@ from typing import Any
 from jaxrl_llm.training import metrics, plots
 
 _SHOWN = 12  # problems in the table of completions
-_STYLE = """
+STYLE = """
 :root { color-scheme: light; }
 body { font: 16px/1.5 system-ui, -apple-system, "Segoe UI", sans-serif;
   color: #1f2328; background: #fff; max-width: 1080px; margin: 2.5rem auto;
@@ -104,7 +104,7 @@ def render(
   return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title><style>{_STYLE}</style></head><body>
+<title>{title}</title><style>{STYLE}</style></head><body>
 <h1>{title}</h1>
 <p class="sub">{html.escape(_subtitle(config))}</p>
 <div class="cards">{_cards(steps, evaluations)}</div>

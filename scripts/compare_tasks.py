@@ -1,0 +1,216 @@
+"""Two generated tasks on arrays, and the samples that a method's plan asks for.
+
+A prompt is one of a few tokens, said twice, and has a target token. Of the T
+tokens of a completion,
+
+    dense   the share that are the target
+    sparse  1 if at least two are the target, else 0
+
+Both hand a method two components of the reward: of the two halves of a
+completion, or, for sparse, one and none (NaN).
+"""
+
+from collections.abc import Sequence
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrl_llm import types
+from jaxrl_llm.data import sources
+from jaxrl_llm.models import api
+from jaxrl_llm.rewards import scored
+from jaxrl_llm.rollout import collect, engine, groups, plans, sampling
+
+TASKS = ("dense", "sparse")
+PARTS = ("first", "second")
+V, S, T, KINDS = 16, 2, 8, 4
+STOP = 0
+# Compiling takes longer than running: the cheapest optimisation is the fastest.
+COMPILER = {"xla_backend_optimization_level": 0}
+
+
+def problem(kind: int) -> sources.Problem:
+  """The prompt token kind + 1; its target is among the vocabulary's last."""
+  return sources.Problem(
+    id=int(kind), prompt=str(kind + 1), answer=str(V - 1 - kind)
+  )
+
+
+def score(task: str, samples: collect.Samples) -> scored.Scored:
+  """The rewards of a task and their components."""
+  answers = [int(problem.answer) for problem in samples.problems]
+  wanted = np.repeat(answers, samples.group_size)[:, None]
+  out = samples.generation
+  hit = (out.completions == wanted) & out.mask
+  if task == "dense":
+    halves = hit.reshape(len(hit), 2, T // 2).sum(axis=2) / T
+    parts = dict(zip(PARTS, np.float32(halves.T), strict=True))
+    rewards = parts["first"] + parts["second"]
+  else:
+    rewards = np.float32(hit.sum(axis=1) >= 2)
+    parts = {"first": rewards, "second": np.full_like(rewards, np.nan)}
+  failures = dict.fromkeys(scored.KINDS, 0)
+  return scored.Scored(rewards, parts, failures, messages=[])
+
+
+def rollout(found: groups.Groups) -> types.Rollout:
+  """Of groups, with reward_components and reward_weights."""
+  out = found.rollout()
+  parts = np.stack([found.components[name] for name in PARTS], axis=1)
+  extras = {"reward_components": parts, "reward_weights": np.ones_like(parts)}
+  return out.replace(extras=out.extras | extras)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Engine:
+  """Samples of several runs at once; run i has task i // seeds.
+
+  Attributes:
+    generate: (params, prompts, mask, ids, keys), over runs, compiled.
+    keys: [runs] typed, the same for both tasks of a seed.
+    group_size: completions of a prompt.
+  """
+
+  generate: engine.GenerateFn
+  keys: jax.Array
+  group_size: int
+
+  def __call__(
+    self, params, kinds: np.ndarray, number: int, *, first_id: int = 0
+  ) -> list[collect.Samples]:
+    """Samples of each run.
+
+    Args:
+      params: of all runs.
+      kinds: [runs, B] the prompts.
+      number: folded into the keys; the step's.
+      first_id: of the first row.
+    """
+    prompts = np.stack([kinds + 1] * S, axis=-1).astype(np.int32)
+    mask = np.ones(prompts.shape[1:], bool)
+    ids = np.arange(len(mask) * self.group_size, dtype=np.int32) + first_id
+    keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(self.keys, number)
+    out = jax.device_get(self.generate(params, prompts, mask, ids, keys))
+    return [
+      collect.Samples(
+        problems=[problem(kind) for kind in kinds[run]],
+        prompts=prompts[run],
+        prompt_mask=mask,
+        generation=jax.tree.map(lambda x, run=run: x[run], out),
+        prompt_texts=[""] * len(mask),
+        texts=[""] * len(ids),
+      )
+      for run in range(len(kinds))
+    ]
+
+
+def make_engine(
+  model: api.LanguageModel,
+  keys: jax.Array,
+  *,
+  group_size: int,
+  greedy: bool = False,
+) -> Engine:
+  """Compiles when first called."""
+  generate = engine.make_generate(
+    model,
+    sampling.make_rule(greedy=greedy),
+    length=T,
+    group_size=group_size,
+    stop_ids=[STOP],
+    pad_id=STOP,
+  )
+  compiled = jax.jit(
+    jax.vmap(generate, in_axes=(0, 0, None, None, 0)),
+    compiler_options=COMPILER,
+  )
+  return Engine(generate=compiled, keys=keys, group_size=group_size)
+
+
+@jax.jit
+def rounded(params):
+  """Weights with the few bits of a quantised sampler's."""
+  narrow = jnp.float8_e4m3fn
+  return jax.tree.map(lambda x: x.astype(narrow).astype(x.dtype), params)
+
+
+class Rounds:
+  """The rounds of samples of one step, of all runs at once when first asked."""
+
+  def __init__(
+    self,
+    sample: Engine,
+    greedy: Engine,
+    params,
+    step: int,
+    *,
+    seeds: int,
+    prompts: int,
+  ):
+    """Nothing is sampled yet.
+
+    Args:
+      sample: of all runs.
+      greedy: of one run, one completion a prompt.
+      params: of all runs.
+      step: number of the step.
+      seeds: runs of a task.
+      prompts: B.
+    """
+    self._sample, self._greedy = sample, greedy
+    self._params, self._step = params, step
+    self._seeds, self._prompts = seeds, prompts
+    self._rounds: list[Sequence[collect.Samples]] = []
+    self._samplers: list[plans.Sampler] = []
+
+  def sampler(self, run: int) -> plans.Sampler:
+    """What the plan of a run may ask for."""
+    numbers = iter(range(1 << 30))
+    rows = self._prompts * self._sample.group_size
+    sampler = plans.Sampler(
+      step=self._step,
+      batch_size=self._prompts,
+      problems=lambda: self._round(next(numbers))[run].problems,
+      collect=lambda problems, first: self._round(first // rows)[run],
+      greedy=lambda problems: self._best(run, problems),
+      score=lambda samples: score(TASKS[run // self._seeds], samples),
+    )
+    self._samplers.append(sampler)
+    return sampler
+
+  def seen_rewards(self) -> np.ndarray:
+    """[runs] mean reward of all that was sampled, unfiltered."""
+    return np.array([s.seen()[1].rewards.mean() for s in self._samplers])
+
+  def _round(self, index: int) -> Sequence[collect.Samples]:
+    """Every run's samples of a round; a seed's prompts are those of both."""
+    while len(self._rounds) <= index:
+      number = len(self._rounds)
+      kinds = [
+        np.random.default_rng((seed, self._step, number)).integers(
+          KINDS, size=self._prompts
+        )
+        for seed in range(self._seeds)
+      ]
+      first = number * self._prompts * self._sample.group_size
+      self._rounds.append(
+        self._sample(
+          self._params,
+          np.stack(kinds * len(TASKS)),
+          self._step,
+          first_id=first,
+        )
+      )
+    return self._rounds[index]
+
+  def _best(self, run: int, problems) -> collect.Samples:
+    kinds = np.array([[problem.id for problem in problems]])
+    return self._greedy(_one(self._params, run), kinds, self._step)[0]
+
+
+@jax.jit
+def _one(params, run):
+  """[1, ...] of one run."""
+  return jax.tree.map(lambda x: x[run][None], params)
