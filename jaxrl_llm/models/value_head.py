@@ -39,8 +39,7 @@ class ValueHead:
       )
     if not 0 < self.critic_rate < float("inf"):
       raise ValueError(
-        "critic_rate must be positive and finite, got"
-        f" {self.critic_rate}."
+        f"critic_rate must be positive and finite, got {self.critic_rate}."
       )
 
   def init(self, width: int) -> Params:
