@@ -32,6 +32,8 @@ class DrGrpo(base.MethodConfig):
   """how far the ratio may rise above 1; positive"""
   beta: float = 0.0
   """coefficient of the KL to the reference model; 0: no reference is run"""
+  kl: base.KlName = "exact"
+  """estimator of the KL term, see objectives.kl (verl kl_loss_type)"""
   max_length: int | None = None
   """L, tokens; None takes the run's completion_length"""
 
@@ -43,7 +45,7 @@ class DrGrpo(base.MethodConfig):
         f"max_length must be at least 1 token, or None for the run's"
         f" completion_length; got {self.max_length}."
       )
-    penalties, needs = base.regularizers(beta=self.beta)
+    penalties, needs = base.regularizers(beta=self.beta, kl=self.kl)
     return base.Method(
       advantage=base.from_rewards(group.group_centred),
       weighting=functools.partial(

@@ -40,6 +40,8 @@ class Gdpo(base.MethodConfig):
   """how far the ratio may rise above 1; positive"""
   beta: float = 0.0
   """coefficient of the KL to the reference model; 0: no reference is run"""
+  kl: base.KlName = "exact"
+  """estimator of the KL term, see objectives.kl (verl kl_loss_type)"""
   rescale: Literal["rows", "tokens"] = "rows"
   """the last step: over the rows of the batch (paper, TRL; a group of equal
   rewards keeps 0), or whitened over its tokens (verl)"""
@@ -54,7 +56,7 @@ class Gdpo(base.MethodConfig):
     group.check_std(ddof=self.ddof, eps=self.eps)
     if self.rescale not in ("rows", "tokens"):
       raise ValueError(f"rescale must be rows or tokens, got {self.rescale!r}.")
-    penalties, needs = base.regularizers(beta=self.beta)
+    penalties, needs = base.regularizers(beta=self.beta, kl=self.kl)
     return base.Method(
       advantage=self._rows if self.rescale == "rows" else self._tokens,
       weighting=weighting.sequence_mean,

@@ -33,11 +33,13 @@ class MaxRl(base.MethodConfig):
   """how far the ratio may rise above 1; positive"""
   beta: float = 0.0
   """coefficient of the KL to the reference model; 0: no reference is run"""
+  kl: base.KlName = "exact"
+  """estimator of the KL term, see objectives.kl (verl kl_loss_type)"""
 
   def build(self) -> base.Method:
     """Composes the method."""
     surrogates.check_clip(self.clip_low, self.clip_high)
-    penalties, needs = base.regularizers(beta=self.beta)
+    penalties, needs = base.regularizers(beta=self.beta, kl=self.kl)
     return base.Method(
       advantage=base.from_rewards(baselines.mean_scaled),
       weighting=weighting.sequence_mean,

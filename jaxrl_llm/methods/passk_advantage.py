@@ -31,6 +31,8 @@ class PasskAdvantage(base.MethodConfig):
   """how far the ratio may rise above 1; positive"""
   beta: float = 0.0
   """coefficient of the KL to the reference model; 0: no reference is run"""
+  kl: base.KlName = "exact"
+  """estimator of the KL term, see objectives.kl (verl kl_loss_type)"""
   normalize: bool = True
   """divides by the std of the group (verl norm_adv_by_std_in_grpo); False is
   the exact gradient of the paper"""
@@ -43,7 +45,7 @@ class PasskAdvantage(base.MethodConfig):
     """Composes the method."""
     surrogates.check_clip(self.clip_low, self.clip_high)
     group.check_std(ddof=self.ddof, eps=self.eps)
-    penalties, needs = base.regularizers(beta=self.beta)
+    penalties, needs = base.regularizers(beta=self.beta, kl=self.kl)
     return base.Method(
       advantage=base.from_rewards(
         baselines.best_minus_second,

@@ -48,7 +48,9 @@ def sample_metrics(samples: collect.Samples, scored) -> dict[str, float]:
   rewards = np.asarray(scored.rewards, np.float64)
   scorable = np.isfinite(rewards)
   known = rewards[scorable] if scorable.any() else np.zeros(1)
-  groups = rewards.reshape(-1, samples.group_size)
+  # A completion without siblings is compared with the batch.
+  alone = samples.group_size == 1
+  groups = rewards.reshape(-1, rewards.size if alone else samples.group_size)
   uniform = [len(set(group[np.isfinite(group)])) < 2 for group in groups]
   out = samples.generation
   lengths = out.mask.sum(axis=1)

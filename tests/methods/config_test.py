@@ -25,6 +25,8 @@ class BuildTest(chex.TestCase):
     (methods.Grpo(ddof=2), "ddof"),
     (methods.Grpo(eps=0.0), "eps"),
     (methods.DrGrpo(clip_low=2.0), "clip_low"),
+    (methods.DrGrpo(beta=0.1, kl="k9"), "kl must be one of"),
+    (methods.MaxRl(beta=0.1, kl="k9"), "kl must be one of"),
     (methods.DrGrpo(beta=float("inf")), "beta"),
     (methods.DrGrpo(max_length=0), "max_length"),
     (methods.Dapo(clip_high=0.0), "clip_high"),
