@@ -12,7 +12,6 @@ import tomllib
 import pytest
 
 from jaxrl_llm.methods import describe
-from jaxrl_llm.testing import contract
 
 ROOT = pathlib.Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -153,11 +152,6 @@ def _examples(page: str) -> list[dict]:
 def test_the_example_of_the_readme_gives_a_gradient(capsys):
   _examples("README.md")
   assert capsys.readouterr().out == "(12, 8)\n"
-
-
-@pytest.mark.parametrize("check", contract.CHECKS)
-def test_the_method_of_the_tour_passes_the_contract(check):
-  check(_examples("docs/tour.md")[0]["Rloo"]().build())
 
 
 def test_the_style_is_kept():

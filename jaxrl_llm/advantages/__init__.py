@@ -1,1 +1,58 @@
-"""Reward to credit: group, segments, token, baselines."""
+"""Reward to credit: group, batch, baselines, components, tokens, critics.
+
+The functions take and return arrays; nothing of a trainer is needed.
+"""
+
+from jaxrl_llm.advantages.baselines import (
+  best_minus_second,
+  greedy_baseline,
+  length_weighted,
+  mean_scaled,
+  rescaled_centred,
+)
+from jaxrl_llm.advantages.batch import batch_normalized, batch_scaled
+from jaxrl_llm.advantages.components import combined, gdpo, normalized_sum
+from jaxrl_llm.advantages.gae import explained_variance, generalized_advantages
+from jaxrl_llm.advantages.group import (
+  group_centred,
+  group_normalized,
+  leave_one_out,
+  leave_one_out_normalized,
+)
+from jaxrl_llm.advantages.optimal_token import (
+  optimal_token_baseline,
+  tir_optimal_token_baseline,
+)
+from jaxrl_llm.advantages.token import (
+  discounted_returns,
+  kl_penalized,
+  kl_penalized_outcome,
+  last_token_rewards,
+  whiten,
+)
+
+__all__ = [
+  "batch_normalized",
+  "batch_scaled",
+  "best_minus_second",
+  "combined",
+  "discounted_returns",
+  "explained_variance",
+  "gdpo",
+  "generalized_advantages",
+  "greedy_baseline",
+  "group_centred",
+  "group_normalized",
+  "kl_penalized",
+  "kl_penalized_outcome",
+  "last_token_rewards",
+  "leave_one_out",
+  "leave_one_out_normalized",
+  "length_weighted",
+  "mean_scaled",
+  "normalized_sum",
+  "optimal_token_baseline",
+  "rescaled_centred",
+  "tir_optimal_token_baseline",
+  "whiten",
+]

@@ -14,7 +14,7 @@ VARIANTS = method_contract_test.VARIANTS
 
 
 class SavedTest(chex.TestCase):
-  @parameterized.parameters(*VARIANTS)
+  @parameterized.named_parameters((name, name) for name in VARIANTS)
   def test_a_config_comes_back_from_json_as_it_was(self, name):
     config = VARIANTS[name]
     text = json.dumps(saved.to_plain(config))
