@@ -132,6 +132,8 @@ def check_overlong(
   *, buffer: int, max_length: int | None, factor: float, bounded: bool = True
 ) -> None:
   """Raises ValueError unless 0 <= buffer <= max_length and factor >= 0."""
+  if max_length is not None and max_length < 1:
+    raise ValueError(f"max_length must be at least 1 token, got {max_length}.")
   if buffer < 0:
     raise ValueError(f"buffer must be 0 tokens or more, got {buffer}.")
   if not buffer and not bounded:

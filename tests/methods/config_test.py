@@ -1,6 +1,8 @@
 """Configs: refused hyper-parameters, needs, names, descriptions."""
 
 import dataclasses
+import typing
+from typing import Literal
 
 from absl.testing import parameterized
 import chex
@@ -216,6 +218,57 @@ class BuildTest(chex.TestCase):
     self.assertTrue(all(f.kw_only for f in dataclasses.fields(config)))
     with self.assertRaises(dataclasses.FrozenInstanceError):
       config().clip_low = 0.1
+
+
+# What makes every field of a method count.
+ACTIVE = {
+  "dapo": {"buffer": 2},
+  "offpolicy_correction": {"reject": "token_k1"},
+  "bypass": {"reject": "token_k1"},
+  "kl_and_aggregation": {"coefficient": "adaptive"},
+  "top_entropy_mask": {"adaptive": True},
+}
+# Values that look wrong and are not.
+LEGAL = {
+  ("dynamic_sampling", "low", -5): "a reward may be negative",
+  ("dynamic_sampling", "high", -5): "a reward may be negative",
+  ("soft_overlong", "stop_properly", -5.0): "it then is the reward itself",
+  ("clip_cov", "cov_low", -5.0): "a covariance may be negative",
+  ("clip_cov", "seed", -5): "any number seeds",
+}
+
+
+def _wrong_values():
+  """(method, field, value) that no paper means, from the fields' types."""
+  for name, config in methods.METHODS.items():
+    types_of = typing.get_type_hints(config)
+    for field in dataclasses.fields(config):
+      kind = types_of[field.name]
+      values = {
+        float: (NAN, -5.0),
+        int: (-5,),
+        int | None: (-5,),
+        float | None: (NAN,),
+        str: ("nonsense",),
+      }.get(kind, ())
+      if typing.get_origin(kind) is Literal:
+        values = ("nonsense",)
+      for value in values:
+        if (name, field.name, value) not in LEGAL:
+          yield name, field.name, value
+
+
+class EveryFieldTest(chex.TestCase):
+  @parameterized.named_parameters(
+    (f"{name}_{field}_{value}", name, field, value)
+    for name, field, value in _wrong_values()
+  )
+  def test_a_wrong_value_is_refused_in_one_line(self, name, field, value):
+    knobs = ACTIVE.get(name, {}) | {field: value}
+    with self.assertRaises(ValueError) as caught:
+      methods.METHODS[name](**knobs).build()
+    self.assertNotIn("\n", str(caught.exception))
+    self.assertRegex(str(caught.exception), r"got\b")
 
 
 class NamesTest(chex.TestCase):
