@@ -108,7 +108,7 @@ seed, by more than 4 standard errors of the samples.</p>
 {_table(results)}
 <h2>Curves</h2>
 <p class="note">Mean reward of each step's samples, running mean, with the 95 %
-interval of the mean over seeds; grey: {_BASE}.</p>
+interval of the mean over seeds; dotted: {_BASE}.</p>
 <div class="plots">{curves}</div>
 </body></html>
 """
@@ -194,8 +194,8 @@ def _panel(result: Result, base: Result | None) -> bytes:
     steps = np.arange(1, result.rewards.shape[-1] + 1)
     for index, task in enumerate(TASKS):
       if base is not None and base is not result:
-        grey, _ = interval(_smooth(base.rewards[index]))
-        axes.plot(steps, grey, color=plots.SOFT, lw=0.9, alpha=0.45)
+        other, _ = interval(_smooth(base.rewards[index]))
+        axes.plot(steps, other, color=_COLORS[task], lw=1.0, ls=":")
       mean, half = interval(_smooth(result.rewards[index]))
       axes.plot(steps, mean, color=_COLORS[task], lw=1.7, label=task)
       axes.fill_between(

@@ -14,6 +14,9 @@ The caps are ratios. The default has no lower one, as in the paper's runs, TRL
 and open-instruct; verl, NeMo and slime cap both sides, at 1 - clip_ratio_low
 and 1 + clip_ratio_high.
 
+Traps: ratio_high is a ratio: verl's clip_ratio_high 0.28 is 1.28 here, TRL's
+epsilon_high 5 is 5. A cap bounds the push of a token, it does not stop it.
+
 MiniMax 2025, MiniMax-M1, arXiv:2506.13585.
 """
 

@@ -19,6 +19,9 @@ Tokens are marked once a rollout, by its old log-probs: at a first update they
 are the policy's own. In later updates the paper and verl mark anew, and pass
 over tokens that PPO's clip has silenced by then; here these stay marked.
 
+Traps: at least one token is dropped, so in a small batch the share is far above
+`fraction`.
+
 Cui et al. 2025, The Entropy Mechanism, arXiv:2505.22617.
 """
 

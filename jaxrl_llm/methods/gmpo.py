@@ -11,6 +11,9 @@ Against GRPO it changes:
 
 Weights of a rollout correction enter as their own geometric mean.
 
+Traps: clip_low and clip_high are nats of the log-ratio, not of the ratio, and
+reach exp(0.4) - 1 = 0.49 above it.
+
 Zhao et al. 2025, GMPO, arXiv:2507.20673.
 """
 

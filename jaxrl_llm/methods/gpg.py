@@ -13,6 +13,9 @@ Against GRPO it changes:
 
 Without a ratio nothing corrects for old samples: one update a rollout.
 
+Traps: with several updates, or samples of an older policy, nothing corrects for
+the policy having moved.
+
 Chu et al. 2025, GPG, arXiv:2504.02546.
 """
 

@@ -14,6 +14,9 @@ Against GRPO it changes:
 Weigh by sequence: a mean over tokens would count a long completion's one
 ratio once a token. For credit per token see gspo_token.
 
+Traps: clip_low and clip_high bound a mean over tokens; with GRPO's 0.2 nothing
+is ever clipped.
+
 Zheng et al. 2025, GSPO, arXiv:2507.18071.
 """
 

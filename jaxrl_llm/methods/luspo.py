@@ -14,6 +14,9 @@ Against GRPO it changes:
 
 The loss grows with the length; so does the gradient's norm.
 
+Traps: clip_low and clip_high bound a mean over tokens; with GRPO's 0.2 nothing
+is ever clipped.
+
 LUSPO, 2026, arXiv:2602.05261.
 """
 

@@ -14,6 +14,9 @@ Against GRPO it changes:
 
 ratio "token" is verl's RLOO: GRPO's ratio of tokens and a mean over tokens.
 
+Traps: the ratio of a completion multiplies those of its tokens: with several
+updates long completions leave the clip's region after a small step.
+
 Ahmadian et al. 2024, Back to Basics, arXiv:2402.14740.
 """
 
