@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from pallas_kernels import dispatch
 from pallas_kernels.token_logprob import reference, xla
 
 
@@ -60,37 +61,34 @@ def token_logprob(
     mask: [N]; rows where it is false give exactly 0 in every result and in
       every gradient, whatever `hidden` holds there.
     with_entropy: False saves its work and returns None for it.
-    impl: "xla" (chunks; the default everywhere) or "reference" (holds [N, V];
-      for tests).
+    impl: see dispatch.py; None follows JAXRL_KERNELS, then the platform.
     chunk: vocabulary entries at a time; None picks by size and platform.
 
   Returns:
     TokenLogprob.
   """
-  _check(hidden, head, targets, head_layout, softcap, mask, impl, chunk)
+  _check(hidden, head, targets, head_layout, softcap, mask, chunk)
   if mask is not None:
     mask = mask.astype(bool)
     hidden = jnp.where(mask[:, None], hidden, 0)
   dtype = jnp.promote_types(hidden.dtype, jnp.float32)
   scale = jax.lax.stop_gradient(jnp.asarray(inv_temperature, dtype))
-  if impl == "reference":
-    out = reference.logprob(
-      hidden, head, targets, scale, head_layout=head_layout, softcap=softcap
-    )
-    out = out if with_entropy else (out[0], None, out[2])
-  else:
-    spec = xla.Spec(head_layout, softcap, chunk, with_entropy)
-    out = xla.logprob(hidden, head, targets, scale, spec)
+  spec = xla.Spec(head_layout, softcap, chunk, with_entropy)
+  out = dispatch.call(
+    "token_logprob",
+    impl,
+    *(hidden, head, targets, scale),
+    xla=lambda *args: xla.logprob(*args, spec),
+    reference=lambda *args: reference.logprob(*args, spec),
+  )
   if mask is not None:
     out = tuple(o if o is None else jnp.where(mask, o, 0) for o in out)
   return TokenLogprob(*out)
 
 
-def _check(hidden, head, targets, head_layout, softcap, mask, impl, chunk):
+def _check(hidden, head, targets, head_layout, softcap, mask, chunk):
   if head_layout not in ("vd", "dv"):
     raise ValueError(f"head_layout is 'vd' or 'dv', got {head_layout!r}.")
-  if impl not in (None, "xla", "reference"):
-    raise ValueError(f"impl is None, 'xla' or 'reference', got {impl!r}.")
   if softcap is not None and softcap <= 0:
     raise ValueError(f"softcap must be positive or None, got {softcap}.")
   if chunk is not None and chunk < 1:

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 
-def logprob(hidden, head, targets, scale, *, head_layout="vd", softcap=None):
+def logprob(hidden, head, targets, scale, spec):
   """Returns (logprob, entropy, logsumexp), each [N], from full logits.
 
   Args:
@@ -12,17 +12,16 @@ def logprob(hidden, head, targets, scale, *, head_layout="vd", softcap=None):
     head: [V, D], or [D, V] when head_layout is "dv".
     targets: [N] ids; an id outside [0, V) counts as logit 0.
     scale: scalar, the inverse temperature.
-    head_layout: "vd" or "dv".
-    softcap: logits become softcap * tanh(logits / softcap) before the scale.
+    spec: xla.Spec; of it head_layout, softcap and with_entropy.
   """
   dtype = jnp.promote_types(hidden.dtype, jnp.float32)
-  head = (head if head_layout == "dv" else head.T).astype(hidden.dtype)
+  head = (head if spec.head_layout == "dv" else head.T).astype(hidden.dtype)
   precision = "highest" if hidden.dtype == dtype else None
   logits = jnp.dot(
     hidden, head, precision=precision, preferred_element_type=dtype
   )
-  if softcap is not None:
-    logits = softcap * jnp.tanh(logits / softcap)
+  if spec.softcap is not None:
+    logits = spec.softcap * jnp.tanh(logits / spec.softcap)
   logits = logits * jnp.asarray(scale, dtype)
   logsumexp = jax.nn.logsumexp(logits, axis=1)
   inside = (targets >= 0) & (targets < logits.shape[1])
@@ -30,4 +29,5 @@ def logprob(hidden, head, targets, scale, *, head_layout="vd", softcap=None):
   chosen = jnp.take_along_axis(logits, index, axis=1)[:, 0]
   logprobs = logits - logsumexp[:, None]
   entropy = -jnp.sum(jnp.exp(logprobs) * logprobs, axis=1)
+  entropy = entropy if spec.with_entropy else None
   return jnp.where(inside, chosen, 0) - logsumexp, entropy, logsumexp

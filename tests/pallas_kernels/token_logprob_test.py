@@ -313,7 +313,7 @@ class RefusalTest(chex.TestCase):
   @parameterized.parameters(
     ({"head_layout": "xy"}, ValueError, "head_layout is 'vd' or 'dv'"),
     ({"head_layout": "dv"}, ValueError, "needs hidden"),
-    ({"impl": "magic"}, ValueError, "impl is None"),
+    ({"impl": "magic"}, ValueError, "impl is one of"),
     ({"softcap": 0.0}, ValueError, "softcap must be positive"),
     ({"chunk": 0}, ValueError, "chunk must be at least 1"),
     ({"mask": jnp.ones(3)}, ValueError, "mask must be"),

@@ -1,0 +1,71 @@
+"""Compiles programs for TPUs that are not here, and says what they need.
+
+Needs the package libtpu, which is the TPU's compiler and runs on any Linux
+host; no TPU. What the compiler reports of memory is that of the executable.
+"""
+
+from collections.abc import Callable, Sequence
+import importlib.util
+import os
+from typing import Any
+
+import jax
+from jax.experimental import topologies
+
+from pallas_kernels import blocks
+
+_MESH = "one"
+
+
+def available() -> bool:
+  """Whether the compiler is installed."""
+  return importlib.util.find_spec("libtpu") is not None
+
+
+def devices(topology: str) -> Sequence[jax.Device]:
+  """Devices of an absent topology, "v5e:2x2" for instance.
+
+  Raises:
+    ModuleNotFoundError: if libtpu is not installed.
+  """
+  if not available():
+    raise ModuleNotFoundError(
+      "Compiling for a TPU that is not here needs the package libtpu, which is"
+      " not installed; install libtpu (Linux only)."
+    )
+  # Else it asks a metadata server what it runs on, and locks the machine.
+  os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+  os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+  return topologies.get_topology_desc(
+    platform="tpu", topology_name=topology
+  ).devices
+
+
+def compile_for(
+  chip: str,
+  function: Callable,
+  *shapes: Any,
+  donate_argnums: int | Sequence[int] = (),
+) -> jax.stages.Compiled:
+  """Compiles function(*shapes) for one device of an absent chip.
+
+  Args:
+    chip: a key of blocks.CHIPS.
+    function: pure; jitted here. "auto" implementations see the chip.
+    *shapes: pytrees of arrays or jax.ShapeDtypeStruct; no array is moved.
+    donate_argnums: as in jax.jit.
+
+  Returns:
+    The executable: ask its memory_analysis(), do not run it.
+  """
+  if chip not in blocks.CHIPS:
+    raise ValueError(f"chip is one of {tuple(blocks.CHIPS)}, got {chip!r}.")
+  device = devices(blocks.CHIPS[chip].topology)[0]
+  mesh = jax.sharding.Mesh([device], (_MESH,))
+  place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+  abstract = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes
+  )
+  jitted = jax.jit(function, donate_argnums=donate_argnums, out_shardings=place)
+  with jax.set_mesh(mesh):
+    return jitted.lower(*abstract).compile()
