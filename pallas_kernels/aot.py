@@ -5,6 +5,7 @@ host; no TPU. What the compiler reports of memory is that of the executable.
 """
 
 from collections.abc import Callable, Sequence
+import contextlib
 import importlib.util
 import os
 from typing import Any
@@ -15,6 +16,15 @@ from jax.experimental import topologies
 from pallas_kernels import blocks
 
 _MESH = "one"
+
+# Else it asks a metadata server what it runs on, locks the machine to one
+# process and complains on stderr that it knows neither its type nor its host.
+_NO_TPU_HERE = {
+  "TPU_SKIP_MDS_QUERY": "1",
+  "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+  "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+  "TPU_WORKER_HOSTNAMES": "localhost",
+}
 
 
 def available() -> bool:
@@ -33,12 +43,10 @@ def devices(topology: str) -> Sequence[jax.Device]:
       "Compiling for a TPU that is not here needs the package libtpu, which is"
       " not installed; install libtpu (Linux only)."
     )
-  # Else it asks a metadata server what it runs on, and locks the machine.
-  os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-  os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
-  return topologies.get_topology_desc(
-    platform="tpu", topology_name=topology
-  ).devices
+  with _environment(_NO_TPU_HERE):
+    return topologies.get_topology_desc(
+      platform="tpu", topology_name=topology
+    ).devices
 
 
 def compile_for(
@@ -69,3 +77,15 @@ def compile_for(
   jitted = jax.jit(function, donate_argnums=donate_argnums, out_shardings=place)
   with jax.set_mesh(mesh):
     return jitted.lower(*abstract).compile()
+
+
+@contextlib.contextmanager
+def _environment(defaults):
+  """Variables that are not set, for a while."""
+  missing = {k: v for k, v in defaults.items() if k not in os.environ}
+  os.environ.update(missing)
+  try:
+    yield
+  finally:
+    for name in missing:
+      del os.environ[name]
