@@ -1,30 +1,145 @@
-"""Data parallelism over the local devices: rows cut, parameters everywhere."""
+"""Which devices share what: the axes data, fsdp and tensor.
 
-from collections.abc import Sequence
+  data    rows (prompts with their groups) are cut, parameters are whole
+  fsdp    rows are cut, and parameters and optimizer state too
+  tensor  heads, MLPs and the vocabulary are cut, rows are whole
+
+A mesh of one device is None: nothing is placed and nothing is constrained.
+"""
+
+from collections.abc import Callable, Sequence
+import functools
+import math
 from typing import Any
 
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
+AXES = ("data", "fsdp", "tensor")
+ROWS = ("data", "fsdp")
+_FILLED = 0.7  # of a device's memory by parameters and optimizer state
 
-def data_mesh(
-  rows: int, devices: Sequence[jax.Device] | None = None
+
+def make_mesh(
+  prompts: int,
+  *,
+  data: int = 0,
+  fsdp: int = 0,
+  tensor: int = 1,
+  state_bytes: int = 0,
+  devices: Sequence[jax.Device] | None = None,
 ) -> Mesh | None:
-  """A one-axis mesh "data" over as many devices as divide `rows`.
+  """A mesh over as many devices as the batch can use.
 
   Args:
-    rows: number of prompts in a step; groups are never cut.
-    devices: those that may be used; None means all.
+    prompts: B of a step; data * fsdp divides it, since groups are never cut.
+    data: devices along "data"; 0 takes what is left.
+    fsdp: devices along "fsdp"; 0 takes the fewest that hold `state_bytes`
+      where the devices say what they hold, else 1.
+    tensor: devices along "tensor".
+    state_bytes: parameters, gradients and optimizer state, in all.
+    devices: those that may be used; None means all. Those of several slices
+      are laid so that only "data" crosses between slices.
 
   Returns:
-    The mesh, or None when one device is all that can be used.
+    The mesh, or None when one device is all that is used.
+
+  Raises:
+    ValueError: if the devices or the prompts do not suffice; one line.
   """
-  devices = list(devices or jax.devices())
-  count = max(n for n in range(1, len(devices) + 1) if rows % n == 0)
-  if count == 1:
+  devices = list(devices if devices is not None else jax.devices())
+  for name, size in (("data", data), ("fsdp", fsdp)):
+    if size < 0:
+      raise ValueError(
+        f"mesh.{name} must be 0 (automatic) or more, got {size}."
+      )
+  if tensor < 1:
+    raise ValueError(f"mesh.tensor must be at least 1, got {tensor}.")
+  room = len(devices) // tensor
+  shares = [n for n in range(1, room + 1) if prompts % n == 0]
+  if data and fsdp:
+    shares = [n for n in shares if n == data * fsdp]
+  elif data or fsdp:
+    shares = [n for n in shares if n % (data or fsdp) == 0]
+  if not shares:
+    raise ValueError(_impossible(prompts, data, fsdp, tensor, len(devices)))
+  rows = max(shares)
+  if not fsdp:
+    fsdp = rows // data if data else _fewest(rows, tensor, state_bytes, devices)
+  shape = (rows // fsdp, fsdp, tensor)
+  used = devices[: math.prod(shape)]
+  if len(used) == 1:
     return None
-  return Mesh(np.array(devices[:count]), ("data",), axis_types=(AxisType.Auto,))
+  return Mesh(_layout(shape, used), AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def _impossible(prompts, data, fsdp, tensor, count):
+  return (
+    f"mesh data={data or 'auto'} fsdp={fsdp or 'auto'} tensor={tensor} does"
+    f" not go with {count} devices and prompts_per_step={prompts}: data * fsdp"
+    " must divide prompts_per_step, and data * fsdp * tensor be at most the"
+    " number of devices."
+  )
+
+
+def _fewest(rows, tensor, state_bytes, devices):
+  """The smallest fsdp that leaves room on each device for a step."""
+  memory = device_bytes(devices[0])
+  if not memory:
+    return 1
+  fits = [
+    n
+    for n in range(1, rows + 1)
+    if rows % n == 0 and state_bytes / (n * tensor) <= _FILLED * memory
+  ]
+  return fits[0] if fits else rows
+
+
+def device_bytes(device: jax.Device) -> int:
+  """Memory of an accelerator; 0 where it is the host's or not known."""
+  if device.platform == "cpu":
+    return 0
+  try:
+    return int((device.memory_stats() or {}).get("bytes_limit", 0))
+  except (jax.errors.JaxRuntimeError, NotImplementedError, AttributeError):
+    return 0  # an absent device of a topology has no statistics
+
+
+def _layout(shape, devices):
+  """Devices by their network: slices along "data", neighbours elsewhere."""
+  if devices[0].platform != "tpu":
+    return np.array(devices).reshape(shape)
+  slices = len({getattr(d, "slice_index", 0) for d in devices})
+  if slices > 1 and shape[0] % slices == 0:
+    return mesh_utils.create_hybrid_device_mesh(
+      (shape[0] // slices, *shape[1:]),
+      (slices, 1, 1),
+      devices,
+      allow_split_physical_axes=True,
+    )
+  return mesh_utils.create_device_mesh(
+    shape, devices, allow_split_physical_axes=True
+  )
+
+
+def traced_for(mesh: Mesh | None, function: Callable) -> Callable:
+  """The function, traced where sharding.constrain knows the mesh."""
+  if mesh is None:
+    return function
+
+  @functools.wraps(function)
+  def traced(*args):
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+      return function(*args)
+
+  return traced
+
+
+def row_shares(mesh: Mesh | None) -> int:
+  """Pieces that a batch's rows are cut into."""
+  return math.prod(mesh.shape[axis] for axis in ROWS) if mesh else 1
 
 
 def place_rows(tree: Any, mesh: Mesh | None) -> Any:
@@ -33,10 +148,11 @@ def place_rows(tree: Any, mesh: Mesh | None) -> Any:
   Rows that the devices cannot share evenly (an evaluation's batch) are put
   whole on each: slower, never wrong.
   """
+  shares = row_shares(mesh)
 
   def place(leaf):
-    even = np.ndim(leaf) and leaf.shape[0] % mesh.size == 0
-    spec = PartitionSpec("data") if even else PartitionSpec()
+    even = np.ndim(leaf) and leaf.shape[0] % shares == 0
+    spec = PartitionSpec(ROWS) if even else PartitionSpec()
     return jax.device_put(leaf, NamedSharding(mesh, spec))
 
   if mesh is None:

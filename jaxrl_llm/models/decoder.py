@@ -11,6 +11,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxrl_llm.distributed import sharding
 from jaxrl_llm.models import api, layers, rope
 from jaxrl_llm.models import cache as caches
 
@@ -65,7 +66,8 @@ class Decoder:
           mine = jax.tree.map(
             lambda a, b: jnp.where(slides, a, b), local, turns
           )
-      return block(weights, x, mine, window, cache, layer)
+      x, kept = block(weights, x, mine, window, cache, layer)
+      return sharding.constrain(x, "rows", None, None), kept
 
     block = self._block()
     scanned = params["layers"], cache.layers(), slides
@@ -108,12 +110,14 @@ class Decoder:
 
   def _embed(self, params, tokens):
     # "clip": an id out of range stands on padding, which must stay finite.
-    x = jnp.take(params["embed"], tokens, axis=0, mode="clip")
+    # Its rows are cut by the vocabulary alone: a lookup is then local.
+    table = sharding.constrain(params["embed"], "vocab", None)
+    x = jnp.take(table, tokens, axis=0, mode="clip")
     x = x.astype(self.dtype)
     if self.embed_scale is not None:
       # Rounded to the dtype before the product, as the models were trained.
       x = x * jnp.asarray(self.embed_scale, self.dtype)
-    return x.astype(jnp.float32)
+    return sharding.constrain(x.astype(jnp.float32), "rows", None, None)
 
   def _slides(self):
     """[depth] bool, or None when no layer slides."""

@@ -11,6 +11,7 @@ from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from jaxrl_llm.distributed import sharding
 from jaxrl_llm.models import api, linear, rope
 
 # Name of what the remat policy "dots" keeps: products with weights, attention.
@@ -73,9 +74,9 @@ class Attention(nn.Module):
   ):
     """Returns the output [R, L, D] and what the cache keeps of k and v."""
     config = self.config
-    q = self._project(x, "q", config.heads)
-    k = self._project(x, "k", config.kv_heads)
-    v = self._project(x, "v", config.kv_heads).astype(self.dtype)
+    q = self._project(x, "q", "heads", config.heads)
+    k = self._project(x, "k", "kv_heads", config.kv_heads)
+    v = self._project(x, "v", "kv_heads", config.kv_heads).astype(self.dtype)
     if config.qk_norm:
       q, k = self._norm(q, "q_norm"), self._norm(k, "k_norm")
     q = rope.rotate(q, turns).astype(self.dtype)
@@ -95,14 +96,15 @@ class Attention(nn.Module):
     w = self.param("o", _kernel_init, (out.shape[-1], config.width))
     return _product(out, w, self.dtype), kept
 
-  def _project(self, x, name, heads):
+  def _project(self, x, name, axis, heads):
     width = heads * self.config.head_dim
     w = self.param(name, _kernel_init, (x.shape[-1], width))
     y = _product(x, w, self.dtype)
     if self.config.qkv_bias:
       bias = self.param(f"{name}_bias", nn.initializers.zeros, (width,))
       y = y + bias[None, None]
-    return y.reshape(*x.shape[:2], heads, self.config.head_dim)
+    y = y.reshape(*x.shape[:2], heads, self.config.head_dim)
+    return sharding.constrain(y, "rows", None, axis, None)
 
   def _norm(self, x, name):
     init = nn.initializers.constant(1.0 - self.norm_offset)
@@ -135,7 +137,9 @@ class GatedMlp(nn.Module):
     down = self.param("down", _kernel_init, (inner, width))
     activation = ACTIVATIONS[self.config.activation]
     opened = activation(_product(x, gate, self.dtype))
-    return _product(opened * _product(x, up, self.dtype), down, self.dtype)
+    inside = opened * _product(x, up, self.dtype)
+    inside = sharding.constrain(inside, "rows", None, "mlp")
+    return _product(inside, down, self.dtype)
 
 
 def _product(x, w, dtype):

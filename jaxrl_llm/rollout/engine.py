@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxrl_llm import types
+from jaxrl_llm.distributed import sharding
 from jaxrl_llm.models import api, cache, linear
 from jaxrl_llm.rollout import sampling
 
@@ -100,6 +101,7 @@ def make_generate(
     count = prompts.shape[0] * group_size
     chex.assert_shape(sample_ids, (count,))
     params = linear.freeze(params, model.dtype)
+    params = sharding.constrain_parameters(model.config, params)
     uniforms = token_uniforms(key, sample_ids, length)
     logits, past = prefill(params, prompts, prompt_mask)
     first = draw(logits, uniforms[:, 0])
@@ -155,7 +157,9 @@ def _logits(model, params, hidden):
     preferred_element_type=jnp.float32,
   )
   cap = model.config.final_softcap
-  return cap * jnp.tanh(out / cap) if cap else out
+  out = cap * jnp.tanh(out / cap) if cap else out
+  # The rule looks at whole rows: one gather of [N, V] for each token.
+  return sharding.constrain(out, "rows", None)
 
 
 def _begin(first, ended, past, length, pad_id):

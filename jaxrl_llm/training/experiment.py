@@ -135,6 +135,19 @@ class Logging:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Mesh:
+  """How the devices share the work."""
+
+  data: int = 0
+  """devices that cut the rows of a batch; 0: all that are left"""
+  fsdp: int = 0
+  """devices that cut rows, parameters and optimizer state; 0: as few as hold
+  them"""
+  tensor: int = 1
+  """devices that cut heads, MLPs and the vocabulary"""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Experiment:
   """One training run. Batches are stated as prompts x group."""
 
@@ -164,6 +177,7 @@ class Experiment:
   old_logprobs: Literal["trainer", "sampler"] = "trainer"
   """whose log-probs are pi_old in the ratio: the trainer's own before the
   first update, or those the sampler returned"""
+  mesh: Mesh = Mesh()
   model: Model = Model()
   data: Data = Data()
   sampling: Sampling = Sampling()

@@ -4,8 +4,9 @@ Nothing is compiled yet and no step has run, so whatever is wrong with a
 config, a file or a name costs seconds, not hours.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -21,6 +22,7 @@ from jaxrl_llm.models.weights import resolve
 from jaxrl_llm.rewards import pool as pools
 from jaxrl_llm.rollout import collect, engine, sampling
 from jaxrl_llm.training import critic, experiment, optimizer, score, step
+from jaxrl_llm.training import layout as layouts
 from jaxrl_llm.training import state as states
 
 # Streams of randomness that a run's seed is split into.
@@ -41,6 +43,7 @@ class Run:
     method: what is optimised.
     optimizer: how.
     critic: values and their optimizer, for a method that needs them.
+    fresh: the first state of given parameters.
     schedule: learning rate by optimizer step.
     train_step: jitted; donates its state.
     collect: training samples.
@@ -48,7 +51,7 @@ class Run:
     evaluate: held-out samples, with the evaluation's own rule.
     batches: iterator over lists of training problems, with get_state().
     held_out: problems of the evaluation.
-    mesh: devices that rows are cut over, or None.
+    layout: the mesh and where parameters and state lie on it.
   """
 
   config: experiment.Experiment
@@ -57,6 +60,7 @@ class Run:
   method: base.Method
   optimizer: optax.GradientTransformation
   critic: critic.Critic | None
+  fresh: Callable[[api.Params], states.TrainState]
   schedule: optax.Schedule
   train_step: Any
   collect: collect.Collector
@@ -64,7 +68,12 @@ class Run:
   evaluate: collect.Collector
   batches: Any
   held_out: Sequence[sources.Problem]
-  mesh: jax.sharding.Mesh | None
+  layout: layouts.Layout
+
+  @property
+  def mesh(self) -> jax.sharding.Mesh | None:
+    """Devices that share the work, or None for one."""
+    return self.layout.mesh
 
   def init_state(self) -> states.TrainState:
     """A fresh state on the run's devices.
@@ -75,16 +84,15 @@ class Run:
     params = self.loaded.params
     if "ref_logprobs" in self.method.needs:
       params = jax.tree.map(jnp.copy, params)
-    fresh = states.init_state(
-      params, self.method, self.optimizer, critic=self.critic
-    )
-    return meshes.replicate(fresh, self.mesh)
+    return self.layout.init_state(self.fresh, params)
 
   def reference(self) -> api.Params | None:
     """The frozen start, kept only when the method needs it."""
     if "ref_logprobs" not in self.method.needs:
       return None
-    return meshes.replicate(self.loaded.params, self.mesh)
+    if self.mesh is None:
+      return meshes.replicate(self.loaded.params, None)
+    return self.loaded.params
 
 
 def make_pool(config: experiment.Experiment) -> pools.RewardPool:
@@ -111,7 +119,10 @@ def build(config: experiment.Experiment, *, weights: str | None = None) -> Run:
   method = config.method.build()
   training = _source(config, config.data.split)
   held_out = _source(config, config.data.eval_split)
-  loaded = resolve.load(weights or config.model.name, seed=config.seed)
+  layout = layouts.Layout(config)
+  loaded = resolve.load(
+    weights or config.model.name, seed=config.seed, sharding=layout.parameters
+  )
   model = families.build(
     loaded.config,
     dtype=jnp.dtype(config.model.dtype),
@@ -121,7 +132,7 @@ def build(config: experiment.Experiment, *, weights: str | None = None) -> Run:
   _check_prompts(config, loaded.tokenizer, held_out)
   _check_prompts(config, loaded.tokenizer, training[:_CHECKED])
   updates = config.steps * config.mini_batches * config.epochs
-  mesh = meshes.data_mesh(config.prompts_per_step)
+  mesh = layout.mesh
   chain = optimizer.make_optimizer(config.optimizer, steps=updates)
   values = _critic(config, method, loaded.config.width, updates)
   needs = method.needs | {"entropy"} | ({"hidden"} if values else set())
@@ -138,6 +149,9 @@ def build(config: experiment.Experiment, *, weights: str | None = None) -> Run:
     old_logprobs=config.old_logprobs,
     critic=values,
   )
+  fresh = functools.partial(
+    states.init_state, method=method, optimizer=chain, critic=values
+  )
   return Run(
     config=config,
     loaded=loaded,
@@ -146,10 +160,8 @@ def build(config: experiment.Experiment, *, weights: str | None = None) -> Run:
     optimizer=chain,
     critic=values,
     schedule=optimizer.make_schedule(config.optimizer, steps=updates),
-    train_step=jax.jit(
-      train_step,
-      donate_argnums=0,
-    ),
+    train_step=layout.jit_step(train_step, fresh, loaded.params),
+    fresh=fresh,
     collect=_collector(config, model, loaded.tokenizer, mesh),
     greedy=_greedy_collector(config, model, loaded.tokenizer, mesh),
     evaluate=_evaluator(config, model, loaded.tokenizer, mesh),
@@ -157,7 +169,7 @@ def build(config: experiment.Experiment, *, weights: str | None = None) -> Run:
       training, batch_size=config.prompts_per_step, seed=config.seed
     ),
     held_out=held_out,
-    mesh=mesh,
+    layout=layout,
   )
 
 
@@ -206,7 +218,10 @@ def make_collector(
   )
   return collect.Collector(
     generate=jax.jit(
-      lambda *args: generate(*args[:-2], jax.random.fold_in(*args[-2:])),
+      meshes.traced_for(
+        mesh,
+        lambda *args: generate(*args[:-2], jax.random.fold_in(*args[-2:])),
+      )
     ),
     tokenizer=tokenizer,
     prompt_length=prompt_length,

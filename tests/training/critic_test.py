@@ -79,7 +79,7 @@ def _update(config, devices=1, reference=False, **knobs):
   train_step = step.make_train_step(
     scorer, method, optax.sgd(1.0), critic=values, **knobs
   )
-  mesh = meshes.data_mesh(B, jax.devices()[:devices])
+  mesh = meshes.make_mesh(B, devices=jax.devices()[:devices])
   assert (mesh.size if mesh else 1) == devices
   start = _start(method, values)
   frozen = meshes.replicate(start.params, mesh) if reference else None

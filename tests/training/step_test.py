@@ -67,7 +67,7 @@ def _jit(function):
 def _model_update(name, devices=1, **knobs):
   method = METHODS[name].build()
   _, params = _model()
-  mesh = meshes.data_mesh(B, jax.devices()[:devices])
+  mesh = meshes.make_mesh(B, devices=jax.devices()[:devices])
   assert (mesh.size if mesh else 1) == devices
   start = state.init_state(params, method, optax.sgd(1.0))
   new, metrics = _jit(_model_step(method, **knobs))(

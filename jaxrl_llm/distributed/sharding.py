@@ -1,0 +1,163 @@
+"""Names for the axes of parameters and activations, and what cuts them.
+
+Every parameter has logical axes by its name (PARAMETERS); RULES says which
+mesh axis cuts a logical axis. Both are plain data: another layout is another
+dictionary. An axis that its mesh axis does not divide stays whole.
+"""
+
+from collections.abc import Mapping
+import math
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxrl_llm.distributed import mesh as meshes
+from jaxrl_llm.models import api
+
+Rules = Mapping[str, str | tuple[str, ...] | None]
+
+PARAMETERS = {
+  "embed": ("vocab", "width"),
+  "head": ("vocab", "width"),
+  "q": ("width", "heads"),
+  "k": ("width", "kv_heads"),
+  "v": ("width", "kv_heads"),
+  "q_bias": ("heads",),
+  "k_bias": ("kv_heads",),
+  "v_bias": ("kv_heads",),
+  "o": ("heads", "width"),
+  "gate": ("width", "mlp"),
+  "up": ("width", "mlp"),
+  "down": ("mlp", "width"),
+}
+RULES: Rules = {
+  "rows": meshes.ROWS,
+  "vocab": "tensor",
+  "heads": "tensor",
+  "kv_heads": "tensor",
+  "mlp": "tensor",
+  "width": "fsdp",
+}
+# The sampler's: nothing is gathered for each token that is drawn.
+ROLLOUT_RULES: Rules = {**RULES, "width": None}
+
+
+def parameter_shardings(
+  config: api.ModelConfig, params: Any, mesh: Mesh, rules: Rules = RULES
+) -> Any:
+  """A NamedSharding for each parameter.
+
+  Args:
+    config: of the model; heads are never cut in their middle.
+    params: the tree, arrays or shapes; those below "layers" have a leading
+      axis [depth], which is never cut.
+    mesh: with the axes that the rules name.
+    rules: {logical axis: mesh axis or axes, or None}.
+
+  Raises:
+    ValueError: for a matrix that PARAMETERS does not know.
+  """
+  units = {"heads": config.heads, "kv_heads": config.kv_heads}
+
+  def place(path, leaf):
+    keys = [part.key for part in path]
+    stacked = keys[0] == "layers"
+    rank = len(leaf.shape) - stacked
+    names = PARAMETERS.get(keys[-1])
+    if names is None and rank > 1:
+      raise ValueError(
+        f"the parameter {'/'.join(keys)} {leaf.shape} has no logical axes; add"
+        f" {keys[-1]!r} to PARAMETERS in distributed/sharding.py."
+      )
+    names = names or (None,) * rank
+    sizes = [
+      units.get(name, size)
+      for name, size in zip(names, leaf.shape[stacked:], strict=True)
+    ]
+    spec = partition(names, sizes, mesh, rules)
+    return NamedSharding(mesh, PartitionSpec(*([None] * stacked), *spec))
+
+  return jax.tree_util.tree_map_with_path(place, params)
+
+
+def partition(
+  names: tuple[str | None, ...], sizes: Any, mesh: Any, rules: Rules = RULES
+) -> PartitionSpec:
+  """The mesh axes of an array whose axes have these names and sizes."""
+  cuts = []
+  for name, size in zip(names, sizes, strict=True):
+    cut = rules.get(name)
+    axes = (cut,) if isinstance(cut, str) else cut or ()
+    shares = math.prod(mesh.shape[axis] for axis in axes)
+    cuts.append(cut if shares > 1 and size % shares == 0 else None)
+  return PartitionSpec(*cuts)
+
+
+def like_parameters(tree: Any, shardings: Any, mesh: Mesh) -> Any:
+  """Shardings of a tree that holds copies of the parameters, and more.
+
+  A leaf whose path ends with the path of a parameter (Adam's moments, the
+  parameters of a train state) is cut as the parameter; all others are whole.
+
+  Args:
+    tree: arrays or shapes.
+    shardings: of the parameters.
+    mesh: theirs.
+  """
+  known = {
+    _keys(path): place
+    for path, place in jax.tree_util.tree_leaves_with_path(shardings)
+  }
+  longest = max(map(len, known))
+  whole = NamedSharding(mesh, PartitionSpec())
+
+  def place(path, leaf):
+    keys = _keys(path)
+    for length in range(min(longest, len(keys)), 0, -1):
+      found = known.get(keys[-length:])
+      if found is not None and len(found.spec) <= len(leaf.shape):
+        return found
+    return whole
+
+  return jax.tree_util.tree_map_with_path(place, tree)
+
+
+def _keys(path):
+  return tuple(str(getattr(p, "key", getattr(p, "name", p))) for p in path)
+
+
+def constrain_parameters(config: api.ModelConfig, params: Any) -> Any:
+  """Parameters as the sampler wants them: whole over "fsdp", all at once.
+
+  Else each token that is drawn would gather every weight again.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  if not _known(mesh):
+    return params
+  places = parameter_shardings(config, params, mesh, ROLLOUT_RULES)
+  return jax.tree.map(jax.lax.with_sharding_constraint, params, places)
+
+
+def constrain(x: jax.Array, *names: str | None) -> jax.Array:
+  """Tells the compiler how the mesh in use cuts an activation, by name.
+
+  Without a mesh, or inside shard_map, nothing happens.
+
+  Args:
+    x: any array.
+    *names: a logical axis, or None, for each axis of x.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  if not _known(mesh):
+    return x
+  spec = partition(names, x.shape, mesh)
+  return jax.lax.with_sharding_constraint(x, spec)
+
+
+def _known(mesh):
+  return (
+    not mesh.empty
+    and not mesh.manual_axes
+    and set(meshes.AXES) <= set(mesh.shape)
+  )

@@ -1,0 +1,80 @@
+"""Where a run's arrays lie: the mesh, and what each device holds of a state."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxrl_llm.distributed import mesh as meshes
+from jaxrl_llm.distributed import sharding
+from jaxrl_llm.models import api
+from jaxrl_llm.training import experiment
+from jaxrl_llm.training import state as states
+from jaxrl_llm.training import step as steps
+
+# float32 parameter, gradient and Adam's two moments.
+_STATE_BYTES = 16
+
+
+class Layout:
+  """The placement of one run, fixed when the model's size is known.
+
+  Attributes:
+    mesh: devices that share the work, or None for one device.
+    places: a sharding for each parameter, or None on one device.
+  """
+
+  def __init__(self, config: experiment.Experiment):
+    """Nothing is placed yet."""
+    self._config = config
+    self.mesh: jax.sharding.Mesh | None = None
+    self.places: Any = None
+
+  def parameters(self, config: api.ModelConfig, shapes: Any) -> Any:
+    """Chooses the mesh; shardings of the parameters, as assemble() wants them.
+
+    Raises:
+      ValueError: if the devices do not go with the experiment; one line.
+    """
+    wanted = self._config.mesh
+    size = sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+    self.mesh = meshes.make_mesh(
+      self._config.prompts_per_step,
+      data=wanted.data,
+      fsdp=wanted.fsdp,
+      tensor=wanted.tensor,
+      state_bytes=int(_STATE_BYTES * size),
+    )
+    if self.mesh is None:
+      return None
+    self.places = sharding.parameter_shardings(config, shapes, self.mesh)
+    return self.places
+
+  def init_state(
+    self, fresh: Callable[[Any], states.TrainState], params: Any
+  ) -> states.TrainState:
+    """fresh(params), made where it stays; `params` are used up."""
+    if self.mesh is None:
+      return meshes.replicate(fresh(params), None)
+    made = jax.jit(
+      fresh, donate_argnums=0, out_shardings=self._state(fresh, params)
+    )
+    return made(params)
+
+  def jit_step(
+    self, step: steps.StepFn, fresh: Callable[[Any], states.TrainState], params
+  ) -> Any:
+    """The step compiled for the mesh; its state is donated and stays put."""
+    if self.mesh is None:
+      return jax.jit(step, donate_argnums=0)
+    whole = jax.sharding.NamedSharding(self.mesh, jax.sharding.PartitionSpec())
+    return jax.jit(
+      meshes.traced_for(self.mesh, step),
+      donate_argnums=0,
+      out_shardings=(self._state(fresh, params), whole),
+    )
+
+  def _state(self, fresh, params):
+    shapes = jax.eval_shape(fresh, params)
+    return sharding.like_parameters(shapes, self.places, self.mesh)
