@@ -19,7 +19,7 @@ ReadFn = Callable[[str, int | None, tuple[slice, ...]], np.ndarray]
 
 def shapes(config: api.ModelConfig) -> dict[str, tuple[int, ...]]:
   """Path in the tree ("layers/attention/q") -> shape, [depth] included."""
-  tree = _abstract(config)
+  tree = abstract(config)
   leaves = jax.tree_util.tree_leaves_with_path(tree)
   return {path_name(path): leaf.shape for path, leaf in leaves}
 
