@@ -28,13 +28,26 @@ class Chip(NamedTuple):
     kinds: the names that JAX gives its devices.
     topology: the smallest topology that the compiler knows, for compiling
       without the chip.
-    vmem_bytes: VMEM of one core.
+    vmem_mib: VMEM of one core.
+    hbm_gib: memory that a program may have on one device, as the compiler
+      states it when it refuses one that needs more.
   """
 
   name: str
   kinds: tuple[str, ...]
   topology: str
-  vmem_bytes: int
+  vmem_mib: int
+  hbm_gib: float
+
+  @property
+  def vmem_bytes(self) -> int:
+    """VMEM of one core."""
+    return self.vmem_mib * _MIB
+
+  @property
+  def hbm_bytes(self) -> int:
+    """Memory that a program may have on one device."""
+    return int(self.hbm_gib * 2**30)
 
   @property
   def limit(self) -> int:
@@ -43,11 +56,11 @@ class Chip(NamedTuple):
 
 
 _CHIPS = (
-  Chip("v4", ("TPU v4",), "v4:2x2x1", 16 * _MIB),
-  Chip("v5e", ("TPU v5 lite", "TPU v5e"), "v5e:2x2", 128 * _MIB),
-  Chip("v5p", ("TPU v5", "TPU v5p"), "v5p:2x2x1", 64 * _MIB),
-  Chip("v6e", ("TPU v6 lite", "TPU v6e"), "v6e:2x2", 128 * _MIB),
-  Chip("v7x", ("TPU7x", "TPU7", "TPU v7x"), "tpu7x:2x2x1", 64 * _MIB),
+  Chip("v4", ("TPU v4",), "v4:2x2x1", 16, 15.25),
+  Chip("v5e", ("TPU v5 lite", "TPU v5e"), "v5e:2x2", 128, 15.75),
+  Chip("v5p", ("TPU v5", "TPU v5p"), "v5p:2x2x1", 64, 95.73),
+  Chip("v6e", ("TPU v6 lite", "TPU v6e"), "v6e:2x2", 128, 31.24),
+  Chip("v7x", ("TPU7x", "TPU7", "TPU v7x"), "tpu7x:2x2x1", 64, 94.74),
 )
 CHIPS = {chip.name: chip for chip in _CHIPS}
 

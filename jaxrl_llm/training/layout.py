@@ -1,6 +1,6 @@
 """Where a run's arrays lie: the mesh, and what each device holds of a state."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -25,9 +25,13 @@ class Layout:
     places: a sharding for each parameter, or None on one device.
   """
 
-  def __init__(self, config: experiment.Experiment):
-    """Nothing is placed yet."""
-    self._config = config
+  def __init__(
+    self,
+    config: experiment.Experiment,
+    devices: Sequence[jax.Device] | None = None,
+  ):
+    """Nothing is placed yet; `devices` may be absent ones, None means ours."""
+    self._config, self._devices = config, devices
     self.mesh: jax.sharding.Mesh | None = None
     self.places: Any = None
 
@@ -45,6 +49,7 @@ class Layout:
       fsdp=wanted.fsdp,
       tensor=wanted.tensor,
       state_bytes=int(_STATE_BYTES * size),
+      devices=self._devices,
     )
     if self.mesh is None:
       return None
@@ -58,7 +63,7 @@ class Layout:
     if self.mesh is None:
       return meshes.replicate(fresh(params), None)
     made = jax.jit(
-      fresh, donate_argnums=0, out_shardings=self._state(fresh, params)
+      fresh, donate_argnums=0, out_shardings=self.state_shardings(fresh, params)
     )
     return made(params)
 
@@ -72,9 +77,12 @@ class Layout:
     return jax.jit(
       meshes.traced_for(self.mesh, step),
       donate_argnums=0,
-      out_shardings=(self._state(fresh, params), whole),
+      out_shardings=(self.state_shardings(fresh, params), whole),
     )
 
-  def _state(self, fresh, params):
+  def state_shardings(self, fresh: Callable, params: Any) -> Any:
+    """Of the state that fresh(params) makes; None leaves on one device."""
+    if self.mesh is None:
+      return None
     shapes = jax.eval_shape(fresh, params)
     return sharding.like_parameters(shapes, self.places, self.mesh)

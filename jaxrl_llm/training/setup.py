@@ -105,39 +105,51 @@ def make_pool(config: experiment.Experiment) -> pools.RewardPool:
   )
 
 
-def build(config: experiment.Experiment, *, weights: str | None = None) -> Run:
-  """Makes every part of a run.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Functions:
+  """The pure functions of a run; they need a model's shape, not its weights.
+
+  Attributes:
+    model, method, optimizer, critic, schedule: as in Run.
+    score: what the policy says of a rollout.
+    train_step: not jitted.
+    fresh: the first state of given parameters.
+  """
+
+  model: api.LanguageModel
+  method: base.Method
+  optimizer: optax.GradientTransformation
+  critic: critic.Critic | None
+  schedule: optax.Schedule
+  score: score.ScoreFn
+  train_step: step.StepFn
+  fresh: Callable[[api.Params], states.TrainState]
+
+
+def functions(
+  config: experiment.Experiment,
+  shape: api.ModelConfig,
+  mesh: jax.sharding.Mesh | None,
+) -> Functions:
+  """Makes what a run computes.
 
   Args:
     config: the experiment.
-    weights: model to load instead of config.model.name.
-
-  Raises:
-    ValueError, TypeError, FileNotFoundError: one line, before anything runs.
+    shape: of the model.
+    mesh: devices that share the work, or None for one.
   """
-  experiment.validate(config)
   method = config.method.build()
-  training = _source(config, config.data.split)
-  held_out = _source(config, config.data.eval_split)
-  layout = layouts.Layout(config)
-  loaded = resolve.load(
-    weights or config.model.name, seed=config.seed, sharding=layout.parameters
-  )
   model = families.build(
-    loaded.config,
-    dtype=jnp.dtype(config.model.dtype),
-    remat=config.model.remat,
+    shape, dtype=jnp.dtype(config.model.dtype), remat=config.model.remat
   )
-  held_out = held_out[: config.evaluation.examples]
-  _check_prompts(config, loaded.tokenizer, held_out)
-  _check_prompts(config, loaded.tokenizer, training[:_CHECKED])
   updates = config.steps * config.mini_batches * config.epochs
-  mesh = layout.mesh
   chain = optimizer.make_optimizer(config.optimizer, steps=updates)
-  values = _critic(config, method, loaded.config.width, updates)
+  values = _critic(config, method, shape.width, updates)
   needs = method.needs | {"entropy"} | ({"hidden"} if values else set())
   scorer = score.make_score(
-    model, temperature=config.sampling.temperature, needs=needs
+    model,
+    temperature=config.sampling.temperature,
+    needs=needs,
   )
   train_step = step.make_train_step(
     scorer,
@@ -149,22 +161,55 @@ def build(config: experiment.Experiment, *, weights: str | None = None) -> Run:
     old_logprobs=config.old_logprobs,
     critic=values,
   )
-  fresh = functools.partial(
-    states.init_state, method=method, optimizer=chain, critic=values
-  )
-  return Run(
-    config=config,
-    loaded=loaded,
+  return Functions(
     model=model,
     method=method,
     optimizer=chain,
     critic=values,
     schedule=optimizer.make_schedule(config.optimizer, steps=updates),
-    train_step=layout.jit_step(train_step, fresh, loaded.params),
-    fresh=fresh,
-    collect=_collector(config, model, loaded.tokenizer, mesh),
-    greedy=_greedy_collector(config, model, loaded.tokenizer, mesh),
-    evaluate=_evaluator(config, model, loaded.tokenizer, mesh),
+    score=scorer,
+    train_step=train_step,
+    fresh=functools.partial(
+      states.init_state, method=method, optimizer=chain, critic=values
+    ),
+  )
+
+
+def build(config: experiment.Experiment, *, weights: str | None = None) -> Run:
+  """Makes every part of a run.
+
+  Args:
+    config: the experiment.
+    weights: model to load instead of config.model.name.
+
+  Raises:
+    ValueError, TypeError, FileNotFoundError: one line, before anything runs.
+  """
+  experiment.validate(config)
+  training = _source(config, config.data.split)
+  held_out = _source(config, config.data.eval_split)
+  layout = layouts.Layout(config)
+  loaded = resolve.load(
+    weights or config.model.name, seed=config.seed, sharding=layout.parameters
+  )
+  mesh = layout.mesh
+  parts = functions(config, loaded.config, mesh)
+  held_out = held_out[: config.evaluation.examples]
+  _check_prompts(config, loaded.tokenizer, held_out)
+  _check_prompts(config, loaded.tokenizer, training[:_CHECKED])
+  return Run(
+    config=config,
+    loaded=loaded,
+    model=parts.model,
+    method=parts.method,
+    optimizer=parts.optimizer,
+    critic=parts.critic,
+    fresh=parts.fresh,
+    schedule=parts.schedule,
+    train_step=layout.jit_step(parts.train_step, parts.fresh, loaded.params),
+    collect=_collector(config, parts.model, loaded.tokenizer, mesh),
+    greedy=_greedy_collector(config, parts.model, loaded.tokenizer, mesh),
+    evaluate=_evaluator(config, parts.model, loaded.tokenizer, mesh),
     batches=batching.batches(
       training, batch_size=config.prompts_per_step, seed=config.seed
     ),
@@ -201,6 +246,38 @@ def make_collector(
 ) -> collect.Collector:
   """A collector from names: model, rule and lengths; see its attributes."""
   stops = [*tokenizer.stop_ids, *_stop_texts(rule.stop, tokenizer)]
+  generate = generator(
+    model,
+    rule,
+    completion_length=completion_length,
+    group_size=group_size,
+    stop_ids=stops,
+    pad_id=tokenizer.pad_id,
+    mesh=mesh,
+  )
+  return collect.Collector(
+    generate=generate,
+    tokenizer=tokenizer,
+    prompt_length=prompt_length,
+    group_size=group_size,
+    template=template,
+    chat=chat,
+    key=key,
+    place=lambda tree: meshes.place_rows(tree, mesh),
+  )
+
+
+def generator(
+  model: api.LanguageModel,
+  rule: experiment.Sampling,
+  *,
+  completion_length: int,
+  group_size: int,
+  stop_ids: Sequence[int],
+  pad_id: int,
+  mesh: jax.sharding.Mesh | None = None,
+) -> Callable[..., engine.Generation]:
+  """Collector.generate, jitted: prefill and all of decoding, one program."""
   draw = sampling.make_rule(
     temperature=rule.temperature,
     top_k=rule.top_k,
@@ -213,24 +290,15 @@ def make_collector(
     draw,
     length=completion_length,
     group_size=group_size,
-    stop_ids=stops,
-    pad_id=tokenizer.pad_id,
+    stop_ids=stop_ids,
+    pad_id=pad_id,
   )
-  return collect.Collector(
-    generate=jax.jit(
-      meshes.traced_for(
-        mesh,
-        lambda *args: generate(*args[:-2], jax.random.fold_in(*args[-2:])),
-      )
-    ),
-    tokenizer=tokenizer,
-    prompt_length=prompt_length,
-    group_size=group_size,
-    template=template,
-    chat=chat,
-    key=key,
-    place=lambda tree: meshes.place_rows(tree, mesh),
-  )
+
+  def generate_step(*args):
+    *inputs, key, step = args
+    return generate(*inputs, jax.random.fold_in(key, step))
+
+  return jax.jit(meshes.traced_for(mesh, generate_step))
 
 
 def _collector(config, model, tokenizer, mesh):

@@ -30,6 +30,14 @@ DTYPES = {
 }
 
 
+def read_config(folder: str | os.PathLike[str]) -> api.ModelConfig:
+  """The shape that a folder's config.json describes; errors as in load()."""
+  try:
+    return hf_config.from_hf(_json(pathlib.Path(folder) / "config.json"))
+  except (ValueError, TypeError) as error:
+    raise ValueError(f"Model folder {folder}: {error}") from error
+
+
 def load(
   folder: str | os.PathLike[str], *, sharding: Any = None
 ) -> tuple[api.ModelConfig, api.Params]:

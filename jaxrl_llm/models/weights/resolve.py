@@ -5,6 +5,7 @@ Only safetensors, JSON and tokenizer files are ever downloaded: no pickles and
 no code.
 """
 
+from collections.abc import Sequence
 import dataclasses
 import difflib
 import importlib.util
@@ -17,7 +18,7 @@ import huggingface_hub
 import jax
 
 from jaxrl_llm.data import tokenizers
-from jaxrl_llm.models import api, families
+from jaxrl_llm.models import api, families, shapes
 from jaxrl_llm.models.weights import assemble, gguf, hf
 
 ALIASES = ("smollm2-135m", "tiny")
@@ -85,6 +86,30 @@ def load(name: str, *, sharding: Any = None, seed: int = 0) -> Loaded:
   raise ValueError(_unknown(name))
 
 
+def shape(name: str) -> api.ModelConfig:
+  """The shape of a model by name, without its weights.
+
+  Args:
+    name: as in `load`; hub ids of models/shapes.py need no network.
+
+  Raises:
+    ValueError, FileNotFoundError: as `load`.
+  """
+  if name == "tiny":
+    return families.TINY
+  if name in shapes.SHAPES:
+    return shapes.SHAPES[name]
+  path = embedded_gguf(_SMOLLM2_WHEEL) if name == "smollm2-135m" else name
+  path = os.path.expanduser(path or _SMOLLM2_HUB)
+  if os.path.isdir(path):
+    return hf.read_config(path)
+  if path.endswith(".gguf"):
+    return gguf.File(path).config
+  if _HUB_ID.fullmatch(path):
+    return hf.read_config(_download(path, ("config.json",)))
+  raise ValueError(_unknown(name))
+
+
 def embedded_gguf(module: str) -> str | None:
   """The .gguf file inside an installed package, whose code is not run."""
   spec = importlib.util.find_spec(module)
@@ -141,12 +166,17 @@ def _folder(path: str, sharding: Any, *, source: str) -> Loaded:
 
 
 def _hub(name: str, sharding: Any) -> Loaded:
+  return _folder(_download(name, _DOWNLOADED), sharding, source=name)
+
+
+def _download(name: str, files: Sequence[str]) -> str:
+  """The folder that files of a hub id are in."""
   repo, _, revision = name.partition("@")
   try:
-    folder = huggingface_hub.snapshot_download(
+    return huggingface_hub.snapshot_download(
       repo,
       revision=revision or None,
-      allow_patterns=list(_DOWNLOADED),
+      allow_patterns=list(files),
       ignore_patterns=["*/*"],
     )
   except Exception as error:  # network, missing, gated, full disk
@@ -155,7 +185,6 @@ def _hub(name: str, sharding: Any) -> Loaded:
       f"model.name {name!r} is no folder here and the hub does not give it:"
       f" {type(error).__name__}: {reason}"
     ) from error
-  return _folder(folder, sharding, source=name)
 
 
 def _unknown(name: str) -> str:
