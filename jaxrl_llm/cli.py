@@ -1,4 +1,4 @@
-"""The command line: `jaxrl train | eval | sample | methods`.
+"""The command line: `jaxrl train | eval | sample | plan | methods`.
 
 A mistake of the person typing ends in one line on stderr and exit code 2.
 JAXRL_DEBUG=1 shows the traceback instead. Heavy imports wait until a command
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import contextlib
 import dataclasses
 import difflib
+import functools
 import io
 import os
 import pathlib
@@ -31,6 +32,8 @@ usage: jaxrl COMMAND ...
       accuracy and pass@k on held-out problems
   jaxrl sample MODEL --prompt TEXT [TEXT ...] [--OPTION VALUE ...]
       write completions of a model
+  jaxrl plan CONFIG --topology v5e:4x4 [--search] [--OPTION VALUE ...]
+      whether the run fits TPUs that are not here; exit code 1 if not
   jaxrl methods [NAME]
       list the methods, or the options of one
   jaxrl --version
@@ -74,6 +77,7 @@ def _dispatch(args: list[str]) -> int:
     "train": _train,
     "eval": _evaluate,
     "sample": _sample,
+    "plan": _plan,
     "methods": _methods,
   }
   if not args or args[0] in ("-h", "--help", "help"):
@@ -201,6 +205,48 @@ def _sample(args: list[str]) -> None:
   for prompt, texts in zip(parsed.prompt, completions, strict=True):
     for text in texts:
       print(f"{prompt}{text}" if not parsed.chat else text)
+
+
+def _plan(args: list[str]) -> int:
+  import tyro
+
+  config, rest, name = _read_config("plan", args)
+  kind = _flat(type(config))
+
+  @dataclasses.dataclass(frozen=True, kw_only=True)
+  class Plan:
+    """Compiles a run for TPUs that are not here and says whether it fits."""
+
+    config: kind
+    topology: str = ""
+    """chip and shape: v5e:4x4, v6e:8x8, v5p:4x4x4, ..."""
+    search: tyro.conf.FlagCreatePairsOff[bool] = False
+    """looks for the largest micro-batch that fits, for each remat policy"""
+    report: str = ""
+    """writes a page with bars to this file"""
+
+  parsed = _parse(Plan, Plan(config=config), rest, f"jaxrl plan {name}")
+  if not parsed.topology:
+    raise ValueError(
+      "--topology says for which TPUs, got nothing; for example --topology"
+      " v5e:4x4 (16 chips)."
+    )
+  # The compiler for TPUs needs no accelerator, and must not take one.
+  os.environ["JAX_PLATFORMS"] = "cpu"
+  from jaxrl_llm.training import plan, plan_report
+
+  say = functools.partial(print, file=sys.stderr, flush=True)
+  if parsed.search:
+    tried = plan.search(parsed.config, parsed.topology, say=say)
+    print(plan_report.searched(tried))
+    return 0 if any(one.fits for one in tried) else 1
+  made = plan.make(parsed.config, parsed.topology, say=say)
+  print(plan_report.text(made))
+  if parsed.report:
+    page = plan_report.page(made, name=parsed.config.name)
+    pathlib.Path(parsed.report).write_text(page, encoding="utf-8")
+    print(parsed.report)
+  return 0 if made.fits else 1
 
 
 def _methods(args: list[str]) -> None:
