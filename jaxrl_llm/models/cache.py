@@ -6,7 +6,8 @@ followed by its G completions side by side, so a group costs S + G * T tokens
 instead of G * (S + T). `Decode` sees one new token a row; the G rows of a group
 share their prompt's keys and values.
 
-The arithmetic is in attention.py; here are the keys and who may see whom.
+The arithmetic is pallas_kernels.prefix_attention; here are the keys and who may
+see whom.
 """
 
 from typing import Any
@@ -17,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxrl_llm.models import attention
+from pallas_kernels import prefix_attention
 
 
 def mask_positions(mask: Bool[Array, "R L"]) -> Int[Array, "R L"]:
@@ -57,8 +58,8 @@ class Causal:
     chex.assert_rank([q, k, v], 4)
     allowed = _causal(self.mask, window, self.positions())
     keys = _by_head(k), _by_head(v)
-    part = attention.Part(*keys, _for_heads(allowed, q, k))
-    out = attention.attend(
+    part = prefix_attention.Part(*keys, _for_heads(allowed, q, k))
+    out = prefix_attention.attend(
       _queries(q, k.shape[2]), [part], scale=scale, softcap=softcap
     )
     return _outputs(out, q), keys if self.keep else None
@@ -108,14 +109,14 @@ class Grouped:
     )
     to_prompt, to_own = self._allowed(window)
     parts = [
-      attention.Part(
+      prefix_attention.Part(
         *keys, _for_group(to_prompt, own_q, k, window, rows=k.shape[0])
       ),
-      attention.Part(
+      prefix_attention.Part(
         _by_head(own_k), _by_head(own_v), _for_heads(to_own, own_q, k)
       ),
     ]
-    second = attention.attend(
+    second = prefix_attention.attend(
       _queries(own_q, k.shape[2]), parts, scale=scale, softcap=softcap
     )
     second = _outputs(second, own_q).reshape(q[:, size:].shape)
@@ -175,11 +176,11 @@ class Decode:
     to_prompt = _for_group(to_prompt, q, k, window, rows=prompt_k.shape[0])
     k, v = _by_head(k), _by_head(v)
     parts = [
-      attention.Part(prompt_k, prompt_v, to_prompt),
-      attention.Part(own_k, own_v, to_own[:, None]),
-      attention.Part(k, v, jnp.ones((1, 1, 1, 1), bool)),
+      prefix_attention.Part(prompt_k, prompt_v, to_prompt),
+      prefix_attention.Part(own_k, own_v, to_own[:, None]),
+      prefix_attention.Part(k, v, jnp.ones((1, 1, 1, 1), bool)),
     ]
-    out = attention.attend(
+    out = prefix_attention.attend(
       _queries(q, k.shape[1]), parts, scale=scale, softcap=softcap
     )
     return _outputs(out, q), (k, v)

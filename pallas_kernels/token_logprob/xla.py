@@ -182,8 +182,8 @@ def _backward(
     return d_hidden, d_head
 
   grads = (
-    jnp.zeros(hidden.shape, logsumexp.dtype) if wanted[0] else None,
-    jnp.zeros(head.shape, d_head_dtype) if wanted[1] else None,
+    jnp.zeros_like(hidden, logsumexp.dtype) if wanted[0] else None,
+    jnp.zeros_like(head, d_head_dtype) if wanted[1] else None,
   )
   grads = _fold_chunks(step, grads, _vocab(head, spec), spec.chunk)
   return tuple(
