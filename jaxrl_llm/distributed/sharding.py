@@ -132,8 +132,8 @@ def constrain_parameters(config: api.ModelConfig, params: Any) -> Any:
 
   Else each token that is drawn would gather every weight again.
   """
-  mesh = jax.sharding.get_abstract_mesh()
-  if not _known(mesh):
+  mesh = mesh_in_use()
+  if mesh is None:
     return params
   places = parameter_shardings(config, params, mesh, ROLLOUT_RULES)
   return jax.tree.map(jax.lax.with_sharding_constraint, params, places)
@@ -148,16 +148,16 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
     x: any array.
     *names: a logical axis, or None, for each axis of x.
   """
-  mesh = jax.sharding.get_abstract_mesh()
-  if not _known(mesh):
+  mesh = mesh_in_use()
+  if mesh is None:
     return x
   spec = partition(names, x.shape, mesh)
   return jax.lax.with_sharding_constraint(x, spec)
 
 
-def _known(mesh):
-  return (
-    not mesh.empty
-    and not mesh.manual_axes
-    and set(meshes.AXES) <= set(mesh.shape)
-  )
+def mesh_in_use() -> jax.sharding.AbstractMesh | None:
+  """The mesh that is being traced for; None without, or inside shard_map."""
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty or mesh.manual_axes or not set(meshes.AXES) <= set(mesh.shape):
+    return None
+  return mesh

@@ -9,10 +9,14 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
 from jaxrl_llm import types
+from jaxrl_llm.distributed import sharding
 from jaxrl_llm.models import api, cache
 from pallas_kernels import token_logprob
+
+_TENSOR = sharding.RULES["vocab"]
 
 ScoreFn = Callable[[api.Params, types.Rollout], types.Scores]
 
@@ -39,13 +43,13 @@ def make_score(
   def score(params, rollout):
     hidden = completion_hidden(model, params, rollout)
     rows, length, width = hidden.shape
-    out = token_logprob.token_logprob(
+    out = _token_logprob(
       hidden.reshape(rows * length, width),
       model.head(params),
       rollout.completions.reshape(-1),
+      rollout.mask.reshape(-1),
       inv_temperature=1.0 / temperature,
       softcap=model.config.final_softcap,
-      mask=rollout.mask.reshape(-1),
       with_entropy="entropy" in needs,
     )
     return types.Scores(
@@ -55,6 +59,44 @@ def make_score(
     )
 
   return score
+
+
+def _token_logprob(hidden, head, targets, mask, **options):
+  """The op, on each device's own rows and slice of the vocabulary.
+
+  Left to the partitioner, every chunk of the vocabulary would move the hidden
+  states of all devices; a Pallas kernel could not be partitioned at all.
+  """
+  mesh = sharding.mesh_in_use()
+  if mesh is None:
+    return token_logprob.token_logprob(
+      hidden, head, targets, mask=mask, **options
+    )
+  rows = sharding.partition(("rows",), targets.shape, mesh)
+  vocab = head.shape[0]
+  head = jnp.pad(head, ((0, -vocab % mesh.shape[_TENSOR]), (0, 0)))
+
+  def local(hidden, head, targets, mask):
+    return token_logprob.token_logprob_sharded(
+      hidden,
+      head,
+      targets,
+      axis_name=_TENSOR,
+      vocab=vocab,
+      mask=mask,
+      **options,
+    )
+
+  return jax.shard_map(
+    local,
+    in_specs=(
+      PartitionSpec(*rows, None),
+      PartitionSpec(_TENSOR, None),
+      rows,
+      rows,
+    ),
+    out_specs=rows,
+  )(hidden, head, targets, mask)
 
 
 def completion_hidden(
