@@ -24,6 +24,7 @@ _HEADER = re.compile(r"^(?:ENTRY )?%?([\w.-]+) \(.*\) -> .* \{$")
 _CALL = re.compile(
   r"(?:body|calls|to_apply|branch_computations)=\{?%?([\w.-]+)"
 )
+_CONSTANT = re.compile(r"= s32\[\](?:\{[^}]*\})? constant\((\d+)\)")
 _TRIPS = re.compile(r'known_trip_count":\{"n":"(\d+)"')
 
 
@@ -95,13 +96,25 @@ def collective_bytes(text: str, *, unknown_trips: int = 1) -> dict[str, float]:
           total[kind] = total.get(kind, 0.0) + times * _result_bytes(line, kind)
       inside = times
       if " while(" in line:
-        known = _TRIPS.search(line)
-        inside *= int(known[1]) if known else unknown_trips
+        inside *= _trips(line, bodies) or unknown_trips
       for called in _CALL.findall(line):
         add(called, inside)
 
   add(entry, 1.0)
   return total
+
+
+def _trips(line, bodies) -> int:
+  """How often a loop runs; 0 if neither it nor its condition says so.
+
+  A condition that compares with a constant bounds the loop by it: one that
+  may end sooner, as decoding does, is counted to its end.
+  """
+  if known := _TRIPS.search(line):
+    return int(known[1])
+  condition = re.search(r"condition=%?([\w.-]+)", line)
+  lines = bodies.get(condition[1], ()) if condition else ()
+  return max(map(int, _CONSTANT.findall("\n".join(lines))), default=0)
 
 
 def _computations(text) -> tuple[dict[str, list[str]], str]:
