@@ -36,8 +36,8 @@ def make_mesh(
   Args:
     prompts: B of a step; data * fsdp divides it, since groups are never cut.
     data: devices along "data"; 0 takes what is left.
-    fsdp: devices along "fsdp"; 0 takes the fewest that hold `state_bytes`
-      where the devices say what they hold, else 1.
+    fsdp: devices along "fsdp"; 0 takes what is left where `data` is given,
+      else the fewest that hold `state_bytes`, 1 if the devices do not say.
     tensor: devices along "tensor".
     state_bytes: parameters, gradients and optimizer state, in all.
     devices: those that may be used; None means all. Those of several slices

@@ -142,7 +142,7 @@ class Mesh:
   """devices that cut the rows of a batch; 0: all that are left"""
   fsdp: int = 0
   """devices that cut rows, parameters and optimizer state; 0: as few as hold
-  them"""
+  them, or all that are left where `data` is given"""
   tensor: int = 1
   """devices that cut heads, MLPs and the vocabulary"""
 

@@ -1,0 +1,90 @@
+"""Plans of small runs on TPUs that are not here."""
+
+import dataclasses
+
+import pytest
+
+from jaxrl_llm import cli, methods
+from jaxrl_llm.training import experiment, plan, plan_report
+from pallas_kernels import aot
+
+needs_compiler = pytest.mark.skipif(
+  not aot.available(), reason="libtpu is not installed"
+)
+SMALL = experiment.Experiment(
+  model=experiment.Model(name="tiny"),
+  prompts_per_step=4,
+  group_size=2,
+  prompt_length=16,
+  completion_length=8,
+  method=methods.DrGrpo(),
+  mesh=experiment.Mesh(fsdp=2, tensor=2),
+)
+
+
+@pytest.fixture(scope="module")
+def small():
+  return plan.make(SMALL, "v5e:2x2")
+
+
+@needs_compiler
+def test_every_program_is_compiled_and_fits(small):
+  names = [program.name for program in small.programs]
+  assert names == ["train step", "rollout", "prefill", "score pass"]
+  assert small.fits and small.mesh == {"data": 1, "fsdp": 2, "tensor": 2}
+  for program in small.programs:
+    assert small.resident < program.needed < small.available
+    assert program.flops > 0 and program.collectives
+
+
+@needs_compiler
+def test_state_is_cut_over_all_devices(small):
+  # float32 parameters and two moments; norms are whole on each device.
+  whole = 12 * small.parameters
+  assert whole / 4 <= small.resident <= whole / 4 * 1.1
+
+
+@needs_compiler
+def test_the_rollout_costs_more_than_its_prefill(small):
+  flops = {program.name: program.flops for program in small.programs}
+  assert flops["train step"] > flops["rollout"] > flops["prefill"]
+
+
+@needs_compiler
+def test_what_is_too_large_says_needed_and_available():
+  large = dataclasses.replace(
+    SMALL,
+    model=experiment.Model(name="Qwen/Qwen3-32B"),
+    mesh=experiment.Mesh(fsdp=4),
+  )
+  refused = plan.make(large, "v5e:2x2")
+  assert not refused.fits and len(refused.programs) == 1
+  assert refused.needed > 6 * refused.available
+  assert "fits: no (needs" in plan_report.text(refused)
+
+
+@needs_compiler
+def test_the_command_prints_a_table_and_writes_a_page(tmp_path, capsys):
+  page = tmp_path / "plan.html"
+  code = cli.main(
+    f"plan tiny_addition --topology v5e:2x2 --completion-length 2"
+    f" --report {page}".split()
+  )
+  out = capsys.readouterr().out
+  assert code == 0 and "fits: yes" in out and "train step" in out
+  assert "<svg" in page.read_text()
+
+
+@pytest.mark.parametrize(
+  ("topology", "message"),
+  [
+    ("", "--topology says for which TPUs"),
+    ("v9:2x2", "names no chip"),
+    ("v5e:2x2x2x2", "unknown to the compiler"),
+  ],
+)
+def test_wrong_topologies_are_one_line(topology, message, capsys):
+  args = ["plan", "tiny_addition", "--topology", topology]
+  assert cli.main(args) == 2
+  error = capsys.readouterr().err.strip()
+  assert message in error and "\n" not in error
