@@ -49,22 +49,19 @@ def devices(topology: str) -> Sequence[jax.Device]:
     ).devices
 
 
-def compile_for(
+def lower_for(
   chip: str,
   function: Callable,
   *shapes: Any,
   donate_argnums: int | Sequence[int] = (),
-) -> jax.stages.Compiled:
-  """Compiles function(*shapes) for one device of an absent chip.
+) -> jax.stages.Lowered:
+  """Lowers function(*shapes) for one device of an absent chip.
 
   Args:
     chip: a key of blocks.CHIPS.
     function: pure; jitted here. "auto" implementations see the chip.
     *shapes: pytrees of arrays or jax.ShapeDtypeStruct; no array is moved.
     donate_argnums: as in jax.jit.
-
-  Returns:
-    The executable: ask its memory_analysis(), do not run it.
   """
   if chip not in blocks.CHIPS:
     raise ValueError(f"chip is one of {tuple(blocks.CHIPS)}, got {chip!r}.")
@@ -76,7 +73,24 @@ def compile_for(
   )
   jitted = jax.jit(function, donate_argnums=donate_argnums, out_shardings=place)
   with jax.set_mesh(mesh):
-    return jitted.lower(*abstract).compile()
+    return jitted.lower(*abstract)
+
+
+def compile_for(
+  chip: str,
+  function: Callable,
+  *shapes: Any,
+  donate_argnums: int | Sequence[int] = (),
+) -> jax.stages.Compiled:
+  """Compiles function(*shapes) for one device of an absent chip.
+
+  Arguments as in lower_for.
+
+  Returns:
+    The executable: ask its memory_analysis(), do not run it.
+  """
+  lowered = lower_for(chip, function, *shapes, donate_argnums=donate_argnums)
+  return lowered.compile()
 
 
 @contextlib.contextmanager

@@ -1,8 +1,9 @@
 """What the policy says about a rollout: one forward, prompts once per group.
 
 Each group is one packed row [prompt | completion 1 | ... | completion G], the
-head is applied on completion positions only, and log-probabilities come from
-vocabulary chunks: logits [N, T, V] never exist (contract 7).
+head is applied on completion positions only, and log-probabilities and entropy
+come from one pass of pallas_kernels' token_logprob: logits [N, T, V] never
+exist (contract 7).
 """
 
 from collections.abc import Callable

@@ -41,12 +41,18 @@ class Spec(NamedTuple):
     softcap: cap of the logits, or None.
     chunk: vocabulary entries at a time; None follows `chunk_size`.
     with_entropy: whether entropy is computed (None comes back if not).
+    impl: the implementation, as dispatch.choose names it.
+    backward: "xla" or "pallas", who makes the gradients of a kernel's values.
+    blocks: tiles.Blocks of the kernels; None chooses by chip.
   """
 
   head_layout: str = "vd"
   softcap: float | None = None
   chunk: int | None = None
   with_entropy: bool = True
+  impl: str = "xla"
+  backward: str = "xla"
+  blocks: tuple | None = None
 
 
 def chunk_size(tokens: int, vocab: int, platform: str = "default") -> int:
@@ -64,39 +70,77 @@ def chunk_size(tokens: int, vocab: int, platform: str = "default") -> int:
   return next((size for size in sizes if vocab % size == 0), target)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
-def logprob(hidden, head, targets, scale, spec):
-  """Returns (logprob, entropy, logsumexp); arguments as in reference.py."""
-  return _by_platform(_forward, spec, hidden, head, targets, scale)
+def forward(hidden, head, targets, scale, mask=None, *, spec):
+  """Returns (logprob, entropy or None, logsumexp); see reference.py.
+
+  Args:
+    hidden: [N, D].
+    head: [V, D], or [D, V] when head_layout is "dv".
+    targets: [N] ids; an id outside [0, V) counts as logit 0.
+    scale: scalar, the inverse temperature.
+    mask: not looked at; the door cleans what it excludes.
+    spec: Spec.
+  """
+  del mask
+  logsumexp, entropy = _by_platform(_partition, spec, hidden, head, scale)
+  chosen = _chosen_logits(hidden, head, targets, scale, spec)
+  return chosen - logsumexp, entropy, logsumexp
 
 
-def _logprob_fwd(hidden, head, targets, scale, spec):
-  wanted = hidden.perturbed, head.perturbed
-  args = tuple(a.value for a in (hidden, head, targets, scale))
-  out = logprob(*args, spec)
-  # `wanted` must be static: it is told by which of the two slots are filled.
-  flags = tuple(() if w else None for w in wanted)
-  return out, (args, out, flags)
+def backward(
+  hidden,
+  head,
+  targets,
+  scale,
+  mask,
+  entropy,
+  logsumexp,
+  g_logprob,
+  g_entropy,
+  g_logsumexp,
+  *,
+  spec,
+  wanted,
+):
+  """Returns (dhidden or None, dW or None) in the dtypes of hidden and head.
+
+  Args:
+    hidden: [N, D].
+    head: [V, D], or [D, V] when head_layout is "dv".
+    targets: [N] ids.
+    scale: scalar, the inverse temperature.
+    mask: not looked at; cotangents are 0 where it is false.
+    entropy: [N], or None if g_entropy is.
+    logsumexp: [N].
+    g_logprob: [N] cotangent; None if nothing depends on it, and likewise the
+      next two. Not all three are None.
+    g_entropy: [N] or None.
+    g_logsumexp: [N] or None.
+    spec: Spec.
+    wanted: whether dhidden and dW are wanted.
+  """
+  del mask
+  factor = common_factor(entropy, logsumexp, g_logprob, g_entropy, g_logsumexp)
+  return _by_platform(
+    functools.partial(_gradients, wanted=wanted),
+    spec,
+    *(hidden, head, scale, targets, logsumexp, factor, g_logprob, g_entropy),
+  )
 
 
-def _logprob_bwd(spec, residuals, cotangents):
-  args, (_, entropy, logsumexp), flags = residuals
-  wanted = tuple(flag is not None for flag in flags)
-  zero = jax.custom_derivatives.SymbolicZero
-  g = tuple(None if isinstance(c, zero) else c for c in cotangents)
-  if all(c is None for c in g):
-    return None, None, None, None
-  backward = functools.partial(_backward, wanted=wanted)
-  d_hidden, d_head = _by_platform(backward, spec, *args, entropy, logsumexp, *g)
-  return d_hidden, d_head, None, None
+def common_factor(entropy, logsumexp, g_logprob, g_entropy, g_logsumexp):
+  """g3 - g1 - g2 entropy [N]: what multiplies p whatever the column."""
+  factor = -(jnp.zeros_like(logsumexp) if g_logprob is None else g_logprob)
+  if g_logsumexp is not None:
+    factor = factor + g_logsumexp
+  if g_entropy is not None:
+    factor = factor - g_entropy * entropy
+  return factor
 
 
-logprob.defvjp(_logprob_fwd, _logprob_bwd, symbolic_zeros=True)
-
-
-def _by_platform(function, spec, *args):
+def _by_platform(function, spec, hidden, head, *args):
   """Lowers `function` with the chunk and layouts of the target platform."""
-  tokens, vocab = args[0].shape[0], _vocab(args[1], spec)
+  tokens, vocab = hidden.shape[0], _vocab(head, spec)
 
   def build(platform):
     chunk = spec.chunk or chunk_size(tokens, vocab, platform)
@@ -104,11 +148,12 @@ def _by_platform(function, spec, *args):
     return functools.partial(function, spec=chosen, cpu=platform == "cpu")
 
   return jax.lax.platform_dependent(
-    *args, cpu=build("cpu"), default=build("default")
+    *(hidden, head, *args), cpu=build("cpu"), default=build("default")
   )
 
 
-def _forward(hidden, head, targets, scale, *, spec, cpu):
+def _partition(hidden, head, scale, *, spec, cpu):
+  """(logsumexp, entropy or None), each [N]."""
   del cpu
 
   def step(start, size):
@@ -126,33 +171,26 @@ def _forward(hidden, head, targets, scale, *, spec, cpu):
   gap = parts[0] - top[None]
   total = (jnp.exp(gap) * parts[1]).sum(axis=0)
   logsumexp = top + jnp.log(total)
-  chosen = _chosen_logits(hidden, head, targets, scale, spec)
   if not spec.with_entropy:
-    return chosen - logsumexp, None, logsumexp
+    return logsumexp, None
   moment = (jnp.exp(gap) * (parts[2] + gap * parts[1])).sum(axis=0)
-  return chosen - logsumexp, jnp.log(total) - moment / total, logsumexp
+  return logsumexp, jnp.log(total) - moment / total
 
 
-def _backward(
+def _gradients(
   hidden,
   head,
-  targets,
   scale,
-  entropy,
+  targets,
   logsumexp,
+  factor,
   g_logprob,
   g_entropy,
-  g_logsumexp,
   *,
   spec,
   cpu,
   wanted,
 ):
-  factor = -(jnp.zeros_like(logsumexp) if g_logprob is None else g_logprob)
-  if g_logsumexp is not None:
-    factor = factor + g_logsumexp
-  if g_entropy is not None:
-    factor = factor - g_entropy * entropy
   dot = functools.partial(_dot, dtype=logsumexp.dtype)
   hidden_t = _row_major(hidden.T, cpu)
   d_head_dtype = logsumexp.dtype if cpu else head.dtype

@@ -1,14 +1,12 @@
-"""Attention over parts: one softmax over all keys, merging, padding, memory."""
+"""Attention over parts: one softmax over all keys, merging, padding."""
 
 from absl.testing import parameterized
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
-from pallas_kernels import aot, prefix_attention
-from pallas_kernels.prefix_attention import xla
+from pallas_kernels import prefix_attention
 
 # Jitted for the speed of the tests; `impl` and what is refused pass through.
 shared_prefix_attention = jax.jit(
@@ -323,76 +321,6 @@ class MergeTest(chex.TestCase):
       jax.jit(jax.value_and_grad(tilted(with_logsumexp)))(args),
       atol=1e-5,
     )
-
-
-def real_sizes():
-  """N=64 (G=16), P=2048, C=4096, 32/8 heads, d=128 in bfloat16."""
-  rows, prompts, heads, kv, dim, p, c = 64, 4, 32, 8, 128, 2048, 4096
-
-  def shape(*dims, dtype=jnp.bfloat16):
-    return jax.ShapeDtypeStruct(dims, dtype)
-
-  shared, own = shape(prompts, p, kv, dim), shape(rows, c, kv, dim)
-  whole = shape(rows, p + c, kv, dim)
-  q, length = shape(rows, heads, dim), shape(rows, dtype=jnp.int32)
-  parts = (q, shared, shared, shape(prompts, dtype=jnp.int32), own, own, length)
-  return parts, (q, whole, whole, length)
-
-
-def of_groups(*args):
-  return shared_prefix_attention(*args, group_size=16)
-
-
-def of_rows(q, k, v, length):
-  allowed = jnp.arange(k.shape[1])[None] < length[:, None]
-  part = Part(k, v, allowed[:, None, None], "skd", "skd")
-  q = q.reshape(q.shape[0], k.shape[2], -1, q.shape[2])
-  return prefix_attention.attend(q, [part], scale=0.1)
-
-
-class CostTest(chex.TestCase):
-  @parameterized.parameters("v5e", "v5p", "v6e")
-  @pytest.mark.skipif(not aot.available(), reason="needs libtpu")
-  def test_a_tpu_holds_the_prompt_once_and_copies_no_cache(self, chip):
-    parts, whole = real_sizes()
-    memory = aot.compile_for(chip, of_groups, *parts).memory_analysis()
-    naive = aot.compile_for(chip, of_rows, *whole).memory_analysis()
-    arguments = memory.argument_size_in_bytes
-    self.assertLess(arguments, 0.7 * naive.argument_size_in_bytes)
-    scores = 4 * 64 * 32 * (2048 + 4096)
-    self.assertLess(memory.temp_size_in_bytes, 1.1 * scores)
-    self.assertLess(memory.temp_size_in_bytes, 0.06 * arguments)
-
-  def test_lowers_for_cuda_from_the_cpu(self):
-    for function, shapes in zip(
-      (of_groups, of_rows), real_sizes(), strict=True
-    ):
-      traced = jax.jit(function).trace(*shapes)
-      text = traced.lower(lowering_platforms=("cuda",)).as_text()
-      self.assertIn("dot_general", text)
-
-  def test_lowers_for_cuda_with_gradients(self):
-    def grads(args):
-      return jax.grad(tilted(with_logsumexp))(args)
-
-    traced = jax.jit(grads).trace(operands())
-    traced.lower(lowering_platforms=("cuda",))
-
-  def test_what_is_kept_for_the_backward_pass_is_linear_in_length(self):
-    q, *rest = operands()
-    _, vjp = jax.vjp(lambda *args: attention(*args), q, *rest)
-    kept = sum(x.size for x in jax.tree.leaves(vjp))
-    whole = sum(x.size for x in (q, *rest))
-    masks = PROMPT.size + N * C
-    self.assertLessEqual(kept, whole + q.size + N * H + masks)
-
-  def test_the_logsumexp_costs_nothing_where_it_is_not_asked_for(self):
-    q, *_, k, v = operands()
-    q = q.reshape(N, K, -1, D)
-    spec = xla.Spec(1.0, None, (("skd", "skd"),), False)
-    out, lse = xla.attend(q, ((k, v),), (jnp.ones((1, 1, 1, 1), bool),), spec)
-    self.assertEqual(out.shape, q.shape)
-    self.assertIsNone(lse)
 
 
 class RefusalTest(chex.TestCase):

@@ -3,7 +3,9 @@
 import dataclasses
 import functools
 import math
+import os
 import re
+from unittest import mock
 
 from absl.testing import parameterized
 import chex
@@ -170,6 +172,47 @@ class MemoryTest(chex.TestCase):
     shapes = jnp.zeros((2, 8, 4)), jnp.zeros((64, 4))
     jaxpr = jax.make_jaxpr(jax.jit(naive))(*shapes)
     self.assertEqual(max(_sizes(jaxpr.jaxpr)), 8 * 64)
+
+
+class EntropyTest(chex.TestCase):
+  """What nothing needs is not computed, not even to be thrown away."""
+
+  vocab = 37  # no other dimension
+
+  def _text(self, extra, *, whole_step):
+    """The program of XLA for plain GRPO, whose needs are empty."""
+    config = dataclasses.replace(SMALL, vocab_size=self.vocab)
+    model, method = families.build(config), methods.Grpo(beta=0.0).build()
+    self.assertEqual(method.needs, frozenset())
+    fn = score.make_score(model, needs=method.needs | extra)
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    chain = optimizer.make_optimizer(experiment.Optimizer(), steps=2)
+    start = jax.eval_shape(
+      lambda params: state.init_state(params, method, chain), params
+    )
+    train_step = step.make_train_step(fn, method, chain)
+    with mock.patch.dict(os.environ, {"JAXRL_KERNELS": "xla"}):
+      if whole_step:
+        return jax.jit(train_step).lower(start, _rollout(), None).as_text()
+      return jax.jit(fn).lower(params, _rollout()).as_text()
+
+  def _work(self, text):
+    """Sums and exponentials of arrays of tokens by vocabulary."""
+    tile = rf"tensor<{2 * G * T}x{self.vocab}xf32>"
+    sums = rf"stablehlo\.reduce.* applies stablehlo\.add .*: \({tile}"
+    exps = rf"stablehlo\.exponential .*: {tile}"
+    return tuple(len(re.findall(what, text)) for what in (sums, exps))
+
+  def test_plain_grpo_has_no_entropy_work(self):
+    nothing = frozenset()
+    forward = self._work(self._text(nothing, whole_step=False))
+    self.assertEqual(forward, (1, 1))  # of the logsumexp
+    update = self._work(self._text(nothing, whole_step=True))
+    self.assertEqual(update, (1, 2))  # and the gradient's softmax
+
+  def test_entropy_is_a_sum_more_in_the_same_pass(self):
+    text = self._text(frozenset({"entropy"}), whole_step=False)
+    self.assertEqual(self._work(text), (2, 1))
 
 
 def _sizes(jaxpr):

@@ -1,9 +1,10 @@
 """What the shared test of pallas_kernels runs: one file an op, one OP a file.
 
 A problem is built from a dtype and the knobs of a case. Its function takes the
-name of an implementation and the differentiable inputs, and gives float
-arrays; whatever else it needs (targets, masks) is closed over as NumPy arrays,
-so that the reference can run the same problem in float64.
+name of an implementation ("auto" too: lowering_test.py) and the differentiable
+inputs, and gives float arrays; whatever else it needs (targets, masks) is
+closed over as NumPy arrays, so that the reference can run the same problem in
+float64.
 """
 
 from collections.abc import Callable, Mapping

@@ -6,7 +6,7 @@ import numpy as np
 import op_cases
 from pallas_kernels import token_logprob
 
-_OPTIONS = {"reference": {"impl": "reference"}, "xla": {"impl": "xla"}}
+_OPTIONS = {name: {"impl": name} for name in ("reference", "auto", "xla")}
 
 
 def problem(dtype, *, tokens, width, vocab, mask=None, layout="vd", **maths):
