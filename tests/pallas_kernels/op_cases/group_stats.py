@@ -9,6 +9,7 @@ from pallas_kernels import group_stats
 # The last word forces the form that large K takes.
 _OPTIONS = {
   "reference": {"impl": "reference"},
+  "auto": {"impl": "auto"},
   "xla": {"impl": "xla"},
   "one_hot": {"impl": "xla", "form": "one_hot"},
 }

@@ -13,6 +13,7 @@ def options(impl, vocab):
   kernel = {"impl": "interpret", "blocks": token_logprob.Blocks(*[tile] * 3)}
   return {
     "reference": {"impl": "reference"},
+    "auto": {"impl": "auto"},
     "xla": {"impl": "xla"},
     "chunks": {"impl": "xla", "chunk": 300},
     "interpret": kernel,
