@@ -287,4 +287,5 @@ class LoweringTest(chex.TestCase):
     scalar = jax.ShapeDtypeStruct((), jnp.float32)
     compiled = aot.compile_for(chip, step, logits, data, scalar)
     held = compiled.memory_analysis().temp_size_in_bytes
-    self.assertLess(held, 0.01 * 256 * 151936 * 4)
+    # v5p copies the chunk whose blocks are summed; v5e and v6e hold 0.3 MiB.
+    self.assertLess(held, 1.2 * 256 * xla.CHUNK * 4)
