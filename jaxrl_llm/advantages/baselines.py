@@ -161,8 +161,7 @@ def rescaled_centred(
   groups = group.from_group_mean(rewards, weights, group_size=group_size)
   counted = group.counted_rows(weights, groups.centred)
   if count == "mixed_groups":
-    mixed = (groups.centred != 0).any(axis=1, keepdims=True)
-    useful = counted & mixed
+    useful = counted & ~groups.equal
   else:
     useful = counted & (rewards.reshape(-1, group_size) != 0)
   alpha = counted.sum() / jnp.maximum(useful.sum(), 1)

@@ -92,5 +92,4 @@ def batch_std(
   """
   chex.assert_rank(rewards, 1)
   counted = group.counted_rows(weights, rewards)
-  groups = group.from_mean(rewards[None], counted[None])
-  return group.std(groups, ddof=ddof)[0, 0]
+  return group.std(group.one_group(rewards, counted), ddof=ddof)[0, 0]

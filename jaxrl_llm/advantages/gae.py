@@ -3,11 +3,11 @@
 from typing import NamedTuple
 
 import chex
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from jaxrl_llm.advantages import token
+from pallas_kernels import reverse_scan
 
 
 class Gae(NamedTuple):
@@ -44,7 +44,8 @@ def generalized_advantages(
   (token.last_token_rewards).
 
   With lam = 1 returns are the discounted rewards to go and A_t is those less
-  v_t; with lam = 0 A_t is delta_t.
+  v_t; with lam = 0 A_t is delta_t. The arithmetic is
+  pallas_kernels.reverse_scan.
 
   Args:
     token_rewards: q, one a token; not looked at outside the mask.
@@ -70,27 +71,10 @@ def generalized_advantages(
   chex.assert_rank(mask, 2)
   chex.assert_equal_shape([token_rewards, values, mask])
 
-  def step(later, column):
-    value_later, advantage_later = later
-    reward, value, own = column
-    delta = reward + gamma * value_later - value
-    advantage = delta + gamma * lam * advantage_later
-    here = (
-      jnp.where(own, value, value_later),
-      jnp.where(own, advantage, advantage_later),
-    )
-    return here, here[1]
-
-  rewards = jnp.where(mask, token_rewards, 0.0)
-  own_values = jax.lax.stop_gradient(jnp.where(mask, values, 0.0))
-  start = (jnp.zeros_like(own_values[:, 0]), jnp.zeros_like(own_values[:, 0]))
-  columns = (rewards.T, own_values.T, mask.T)
-  _, advantages = jax.lax.scan(step, start, columns, reverse=True)
-  if carry:
-    values = jax.lax.stop_gradient(values)
-    return Gae(advantages.T, advantages.T + values)
-  advantages = jnp.where(mask, advantages.T, 0.0)
-  return Gae(advantages, advantages + own_values)
+  estimate = reverse_scan.gae(
+    *(token_rewards, values, mask), gamma=gamma, lam=lam, carry=carry
+  )
+  return Gae(*estimate)
 
 
 def explained_variance(

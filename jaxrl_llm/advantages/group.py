@@ -5,26 +5,11 @@ unscorable) take no part in the statistics of their group and get exactly 0;
 so does a group whose counted rewards are all equal, whatever the constant.
 """
 
-from typing import NamedTuple
-
 import chex
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-
-class Groups(NamedTuple):
-  """Rewards seen from the mean of their group.
-
-  Attributes:
-    centred: [B, G] r - mean_g; exactly 0 for rows that do not count and in
-      groups whose counted rewards are all equal.
-    mean: [B, 1] over the rows that count, 0 where none does.
-    count: [B, 1] rows that count.
-  """
-
-  centred: Float[Array, "B G"]
-  mean: Float[Array, "B 1"]
-  count: Float[Array, "B 1"]
+from pallas_kernels import group_stats
 
 
 def group_normalized(
@@ -63,8 +48,7 @@ def group_normalized(
     Shao et al. 2024, arXiv:2402.03300, section 4.1.2.
   """
   check_std(ddof=ddof, eps=eps)
-  groups = from_group_mean(rewards, weights, group_size=group_size)
-  return (groups.centred / (std(groups, ddof=ddof) + eps)).reshape(-1)
+  return _normalized(rewards, weights, group_size, ddof=ddof, eps=eps)
 
 
 def group_centred(
@@ -93,8 +77,7 @@ def group_centred(
   References:
     Liu et al. 2025, arXiv:2503.20783.
   """
-  groups = from_group_mean(rewards, weights, group_size=group_size)
-  return groups.centred.reshape(-1)
+  return _normalized(rewards, weights, group_size, scale=None)
 
 
 def leave_one_out(
@@ -123,9 +106,8 @@ def leave_one_out(
   References:
     Ahmadian et al. 2024, arXiv:2402.14740.
   """
-  groups = from_group_mean(rewards, weights, group_size=group_size)
-  scale = groups.count / jnp.maximum(groups.count - 1, 1)
-  return (groups.centred * scale).reshape(-1)
+  knobs = {"center": "leave_one_out", "scale": None}
+  return _normalized(rewards, weights, group_size, **knobs)
 
 
 def leave_one_out_normalized(
@@ -159,19 +141,8 @@ def leave_one_out_normalized(
     ValueError: if group_size < 2, ddof is not 0 or 1, or eps <= 0.
   """
   check_std(ddof=ddof, eps=eps)
-  groups = from_group_mean(rewards, weights, group_size=group_size)
-  counted = counted_rows(weights, groups.centred)
-  siblings = counted[:, None, :] & ~jnp.eye(group_size, dtype=bool)[None]
-  number = siblings.sum(axis=2)
-  others = jnp.broadcast_to(groups.centred[:, None, :], siblings.shape)
-  mean = _sum(siblings, others) / jnp.maximum(number, 1)
-  squares = _sum(siblings, (others - mean[:, :, None]) ** 2)
-  deviation = jnp.sqrt(squares / jnp.maximum(number - ddof, 1))
-  low = jnp.where(siblings, others, jnp.inf).min(axis=2)
-  high = jnp.where(siblings, others, -jnp.inf).max(axis=2)
-  scale = jnp.where(high > low, deviation + eps, 1.0)
-  advantages = (groups.centred - mean) / scale
-  return jnp.where(counted & (number > 0), advantages, 0.0).reshape(-1)
+  knobs = {"center": "leave_one_out", "scale": "leave_one_out"}
+  return _normalized(rewards, weights, group_size, ddof=ddof, eps=eps, **knobs)
 
 
 def check_std(*, ddof: int, eps: float) -> None:
@@ -192,7 +163,7 @@ def from_group_mean(
   weights: Float[Array, "N"] | None = None,
   *,
   group_size: int,
-) -> Groups:
+) -> group_stats.Moments:
   """Deviations from the mean of the group: what group estimators build on.
 
   Args:
@@ -203,15 +174,9 @@ def from_group_mean(
   Raises:
     ValueError: if group_size < 2.
   """
-  if group_size < 2:
-    raise ValueError(
-      f"group_size must be at least 2, got {group_size}: a completion"
-      " without siblings has nothing to be compared with."
-    )
-  chex.assert_rank(rewards, 1)
-  chex.assert_is_divisible(rewards.shape[0], group_size)
-  grouped = rewards.reshape(-1, group_size)
-  return from_mean(grouped, counted_rows(weights, grouped))
+  _check_groups(rewards, group_size)
+  mask = counted_rows(weights, rewards)
+  return group_stats.group_moments(rewards, group_size, mask=mask)
 
 
 def counted_rows(
@@ -224,33 +189,31 @@ def counted_rows(
   return weights.reshape(like.shape) > 0
 
 
-def from_mean(
-  grouped: Float[Array, "B G"], counted: Bool[Array, "B G"]
-) -> Groups:
-  """Deviations from the mean of each row of a table.
-
-  Taken from the lowest entry: rounding of a large mean would otherwise turn
-  eight equal rewards of 0.9 into advantages of 0.056.
-
-  Args:
-    grouped: any table; what does not count may hold anything.
-    counted: true where an entry counts.
-  """
-  low = jnp.where(counted, grouped, jnp.inf).min(axis=1, keepdims=True)
-  high = jnp.where(counted, grouped, -jnp.inf).max(axis=1, keepdims=True)
-  count = counted.sum(axis=1, keepdims=True).astype(grouped.dtype)
-  low, high = (jnp.where(count > 0, x, 0.0) for x in (low, high))
-  above = jnp.where(counted, grouped - low, 0.0)
-  mean = above.sum(axis=1, keepdims=True) / jnp.maximum(count, 1)
-  centred = jnp.where(counted & (high > low), above - mean, 0.0)
-  return Groups(centred, low + mean, count)
+def one_group(
+  values: Float[Array, "..."], counted: Bool[Array, "..."]
+) -> group_stats.Moments:
+  """Deviations from the mean of all entries that count, as one group."""
+  return group_stats.group_moments(
+    values.reshape(-1), values.size, mask=counted.reshape(-1)
+  )
 
 
-def std(groups: Groups, *, ddof: int) -> Float[Array, "B 1"]:
+def std(groups: group_stats.Moments, *, ddof: int) -> Float[Array, "B 1"]:
   """Std of each group over its count - ddof; exactly 0 if all are equal."""
-  freedom = jnp.maximum(groups.count - ddof, 1)
-  return jnp.sqrt((groups.centred**2).sum(axis=1, keepdims=True) / freedom)
+  return groups.std(ddof=ddof)
 
 
-def _sum(keep, values):
-  return jnp.where(keep, values, 0.0).sum(axis=-1)
+def _check_groups(rewards, group_size):
+  if group_size < 2:
+    raise ValueError(
+      f"group_size must be at least 2, got {group_size}: a completion"
+      " without siblings has nothing to be compared with."
+    )
+  chex.assert_rank(rewards, 1)
+  chex.assert_is_divisible(rewards.shape[0], group_size)
+
+
+def _normalized(rewards, weights, group_size, **knobs) -> Float[Array, "N"]:
+  _check_groups(rewards, group_size)
+  mask = counted_rows(weights, rewards)
+  return group_stats.group_normalize(rewards, group_size, mask=mask, **knobs)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from jaxrl_llm.advantages import group
+from pallas_kernels import reverse_scan
 
 
 def last_token_rewards(
@@ -93,7 +94,8 @@ def discounted_returns(
     G_t = q_t + gamma G_{t+1}  where the mask is true
 
   A masked token, of a tool for instance, passes the return of the next one
-  through unchanged: it neither earns nor takes time.
+  through unchanged: it neither earns nor takes time. The arithmetic is
+  pallas_kernels.reverse_scan.
 
   Args:
     token_rewards: q, one a token; not looked at outside the mask.
@@ -111,16 +113,9 @@ def discounted_returns(
   check_gamma(gamma)
   chex.assert_equal_shape([token_rewards, mask])
 
-  def step(later, column):
-    reward, own = column
-    here = jnp.where(own, reward + gamma * later, later)
-    return here, here
-
-  rewards = jnp.where(mask, token_rewards, 0.0)
-  _, returns = jax.lax.scan(
-    step, jnp.zeros_like(rewards[:, 0]), (rewards.T, mask.T), reverse=True
+  return reverse_scan.discounted_returns(
+    token_rewards, mask, gamma=gamma, carry=carry
   )
-  return returns.T if carry else jnp.where(mask, returns.T, 0.0)
 
 
 def moments(
@@ -137,7 +132,8 @@ def moments(
     The mean, and the variance, which is exactly 0 for equal values; 0 and 0
     without tokens.
   """
-  table = _one_group(values, mask)
+  chex.assert_equal_shape([values, mask])
+  table = group.one_group(values, mask)
   return table.mean[0, 0], group.std(table, ddof=ddof)[0, 0] ** 2
 
 
@@ -171,7 +167,8 @@ def whiten(
     ValueError: if ddof, eps or variance is not one of these.
   """
   check_whitening(ddof=ddof, eps=eps, variance=variance)
-  table = _one_group(values, mask)
+  chex.assert_equal_shape([values, mask])
+  table = group.one_group(values, mask)
   var = group.std(table, ddof=ddof) ** 2
   var = var + eps if variance == "add" else jnp.maximum(var, eps)
   return (table.centred * jax.lax.rsqrt(var)).reshape(values.shape)
@@ -203,8 +200,3 @@ def _k1(logprobs, ref_logprobs, mask) -> Float[Array, "N T"]:
   chex.assert_equal_shape([logprobs, ref_logprobs, mask])
   policy = jnp.where(mask, logprobs, 0.0)
   return jax.lax.stop_gradient(policy - jnp.where(mask, ref_logprobs, 0.0))
-
-
-def _one_group(values, mask) -> group.Groups:
-  chex.assert_equal_shape([values, mask])
-  return group.from_mean(values.reshape(1, -1), mask.reshape(1, -1))

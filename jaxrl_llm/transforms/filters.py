@@ -6,6 +6,7 @@ from jaxtyping import Array, Bool, Float
 
 from jaxrl_llm import types
 from jaxrl_llm.transforms import chain
+from pallas_kernels import group_stats
 
 
 def drop_uniform_groups() -> types.RolloutTransform:
@@ -66,11 +67,8 @@ def uniform_groups(
   """
   chex.assert_equal_shape([rewards, weights])
   chex.assert_is_divisible(rewards.shape[0], group_size)
-  grouped = rewards.reshape(-1, group_size)
-  counted = weights.reshape(-1, group_size) > 0
-  high = jnp.where(counted, grouped, -jnp.inf).max(axis=1)
-  low = jnp.where(counted, grouped, jnp.inf).min(axis=1)
-  return ~(high > low)
+  found = group_stats.group_moments(rewards, group_size, mask=weights > 0)
+  return found.equal[:, 0]
 
 
 def zero_variance_share(

@@ -4,7 +4,9 @@
   adjoint  z_t = g_t + decay_{t-1} z_{t-1},  z_0 = g_0
 
 An accelerator pays for each step of a loop and for reading a strided column,
-so 16 steps go into one; the CPU does not, and compiles three times as long.
+so 16 steps go into one. The CPU does not, and would compile three times as
+long; it pays for transposing large arrays, so it takes a block of rows at a
+time: a quarter of the time and a sixtieth of the memory at N = 4096, T = 1024.
 
 Never jax.lax.associative_scan: for N = 4096, T = 8192 float32 on TPU v5e it
 compiles for 31 s where this takes half a second, moves 7 GB where the kernel
@@ -17,7 +19,14 @@ import functools
 import jax
 import jax.numpy as jnp
 
-_UNROLL = {"cpu": 1, "default": 16}  # steps in one iteration of the loop
+from pallas_kernels import dispatch
+
+_UNROLL = 16  # steps in one iteration of the loop
+
+# In entries of an array: below the first it is transposed whole, else a block
+# of rows at a time (rows are not cut where a mesh might split them).
+_CPU_CACHE, _CPU_BLOCK = 2**20, 2**15
+_CPU_FEWEST = 16
 
 
 def scan(decay, x, init):
@@ -66,16 +75,31 @@ def later(y, last):
 
 
 def _over_time(step, start, columns, reverse=False):
-  def build(platform):
-    def run(start, columns):
-      by_time = jax.tree.map(jnp.transpose, columns)
-      unroll = _UNROLL[platform]
-      _, out = jax.lax.scan(
-        step, start, by_time, reverse=reverse, unroll=unroll
-      )
-      return out.T
+  def solve(start, columns, unroll):
+    by_time = jax.tree.map(jnp.transpose, columns)
+    _, out = jax.lax.scan(step, start, by_time, reverse=reverse, unroll=unroll)
+    return out.T
 
-    return run
+  def cpu(start, columns):
+    n, t = columns[0].shape
+    rows = _cpu_rows(n, t)
+    blocks = jax.tree.map(
+      lambda a: a.reshape(n // rows, rows, *a.shape[1:]), (start, columns)
+    )
+    # One block is no loop: XLA removes it.
+    return jax.lax.map(lambda b: solve(*b, 1), blocks).reshape(n, t)
 
-  run = functools.partial(jax.lax.platform_dependent, start, columns)
-  return run(cpu=build("cpu"), default=build("default"))
+  return jax.lax.platform_dependent(
+    *(start, columns),
+    cpu=cpu,
+    default=functools.partial(solve, unroll=_UNROLL),
+  )
+
+
+def _cpu_rows(n, t):
+  """Rows at a time: a divisor of n whose transposes stay in cache, or n."""
+  if n * t <= _CPU_CACHE or not dispatch.on_one_device():
+    return n
+  most = max(_CPU_BLOCK // t, _CPU_FEWEST)
+  rows = max(size for size in range(1, most + 1) if n % size == 0)
+  return rows if rows >= _CPU_FEWEST else n

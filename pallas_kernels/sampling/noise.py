@@ -30,7 +30,13 @@ def uniforms(keys: jax.Array) -> jax.Array:
 
 
 def gumbel(keys: jax.Array, vocab: int, dtype) -> jax.Array:
-  """[B, V] standard Gumbel variables from [B] keys.
+  """[B, V] standard Gumbel variables from [B] keys."""
+  bits = jax.vmap(lambda key: jax.random.bits(key, (vocab,), jnp.uint32))(keys)
+  return gumbel_of_bits(bits, dtype)
+
+
+def gumbel_of_bits(bits: jax.Array, dtype) -> jax.Array:
+  """Standard Gumbel variables from 32 random bits each.
 
     u = (bits + 1/2) / 2^32;  g = -log(-log(1 - u))
 
@@ -39,7 +45,6 @@ def gumbel(keys: jax.Array, vocab: int, dtype) -> jax.Array:
   logit lies further than that below the mode's could hardly ever be drawn,
   though a vocabulary has many of them.
   """
-  bits = jax.vmap(lambda key: jax.random.bits(key, (vocab,), jnp.uint32))(keys)
   u = (bits.astype(dtype) + 0.5) * 2.0**-32
   # float32 rounds the largest values to 1, where g is -inf.
   u = jnp.minimum(u, 1 - 2.0**-24)

@@ -26,7 +26,7 @@ from pallas_kernels.sampling import noise as noises
 
 BLOCK = 128
 TOP_K_FIRST = 256  # the largest k for which the k largest are taken
-_CHUNK = 2**14  # entries that are summed in blocks at a time on TPU
+CHUNK = 2**14  # entries that are summed in blocks at a time on TPU
 
 
 class Spec(NamedTuple):
@@ -236,17 +236,17 @@ def _block_sums(rows, threshold):
 def _block_sums_by_chunk(rows, threshold):
   """The same; a TPU lays [B, blocks, 128] out anew, here a chunk at a time."""
   count, vocab = rows.logits.shape
-  chunks, tail = divmod(vocab, _CHUNK)
+  chunks, tail = divmod(vocab, CHUNK)
   if not chunks:
     return _block_sums(rows, threshold)
   parts = lax.map(
-    lambda i: _block_sums(rows.span(i * _CHUNK, _CHUNK), threshold),
+    lambda i: _block_sums(rows.span(i * CHUNK, CHUNK), threshold),
     jnp.arange(chunks),
   )
   parts = parts.swapaxes(0, 1).reshape(count, -1)
   if not tail:
     return parts
-  last = _block_sums(rows.span(chunks * _CHUNK, tail), threshold)
+  last = _block_sums(rows.span(chunks * CHUNK, tail), threshold)
   return jnp.concatenate([parts, last], axis=1)
 
 

@@ -124,11 +124,11 @@ def _pieces(size, total, vocab, axis_name):
 def _without_padding(out, found, real):
   """Target logit, entropy and logsumexp of a slice; padding has no mass.
 
-  Its logsumexp is finite all the same: no gradient may be NaN.
+  Its logsumexp is finite all the same: no gradient may be NaN. Its rows are
+  zeros by now, so that a target among them has logit 0 as it should.
   """
   logprob, entropy, logsumexp = out
   if real is not None:
-    found &= real
     logsumexp = jnp.where(real, logsumexp, -1e30)
   return jnp.where(found, logprob + out.logsumexp, 0), entropy, logsumexp
 

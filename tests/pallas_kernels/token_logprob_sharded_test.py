@@ -7,7 +7,9 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
+from pallas_kernels import aot
 from pallas_kernels import token_logprob as package
 
 P = jax.sharding.PartitionSpec
@@ -157,6 +159,19 @@ class ShardedTest(chex.TestCase):
     actual = out, (d_hidden, d_head[:vocab])
     assert_close(actual, truth(vocab=vocab), TOLERANCE["float32"])
 
+  def test_the_kernel_on_each_slice_gives_the_same(self):
+    # JAX interprets kernels inside of shard_map without check_vma only.
+    hidden, head, targets, g = problem(width=128, vocab=299)
+    head = padded(head, 2, np.nan)
+    actual, expected = (
+      values_and_grads(
+        split(make_mesh(2), False, vocab=299, impl=impl),
+        *(hidden, head, targets, g),
+      )
+      for impl in ("interpret", "xla")
+    )
+    assert_close(actual, expected, TOLERANCE["float32"])
+
   def test_padding_may_be_more_than_a_shard(self):
     hidden, head, targets, g = problem()
     full = jnp.pad(head, ((0, 1400), (0, 0)), constant_values=np.inf)
@@ -291,6 +306,55 @@ class CostTest(chex.TestCase):
     self.assertNotIn("all-gather", text)
     for shape in ("[24,1000]", "[24,250]", "[1000,16]"):
       self.assertNotIn(shape, text)
+
+
+@pytest.mark.skipif(not aot.available(), reason="libtpu is not installed")
+class AbsentTpuTest(chex.TestCase):
+  """The kernel inside of shard_map, for four chips that are not here."""
+
+  tokens, width, vocab = 2048, 256, 65536
+
+  def compiled(self, impl, check_vma, grad=False):
+    mesh = jax.sharding.Mesh(np.array(aot.devices("v5e:2x2")), ("tensor",))
+
+    def local(hidden, head, targets):
+      return package.token_logprob_sharded(
+        hidden, head, targets, axis_name="tensor", impl=impl
+      )
+
+    function = jax.shard_map(
+      local,
+      mesh=mesh,
+      in_specs=(P(), P("tensor"), P()),
+      out_specs=P(),
+      check_vma=check_vma,
+    )
+
+    def loss(hidden, head, targets):
+      out = function(hidden, head, targets)
+      return (out.logprob + out.entropy).sum()
+
+    def shape(size, dtype, spec):
+      place = jax.sharding.NamedSharding(mesh, spec)
+      return jax.ShapeDtypeStruct(size, dtype, sharding=place)
+
+    with jax.set_mesh(mesh):
+      lowered = jax.jit(jax.grad(loss, (0, 1)) if grad else function).lower(
+        shape((self.tokens, self.width), jnp.bfloat16, P()),
+        shape((self.vocab, self.width), jnp.bfloat16, P("tensor")),
+        shape((self.tokens,), jnp.int32, P()),
+      )
+    kernels = lowered.as_text().count("@tpu_custom_call(")
+    return kernels, lowered.compile().memory_analysis().temp_size_in_bytes
+
+  @parameterized.parameters(
+    ("pallas", True, True), ("auto", True, False), ("auto", False, False)
+  )
+  def test_compiles_with_the_kernel_on_each_slice(self, impl, check_vma, grad):
+    kernels, temporaries = self.compiled(impl, check_vma, grad)
+    self.assertEqual(kernels, 1)
+    local_logits = 4 * self.tokens * self.vocab // 4
+    self.assertLess(temporaries, local_logits / (4 if grad else 100))
 
 
 class RefusalTest(chex.TestCase):

@@ -1,4 +1,8 @@
-"""token_logprob against a float64 closed form, its edges and its memory."""
+"""Properties, edges and memory of token_logprob on every platform.
+
+Values and gradients against float64 are in implementations_test.py, the
+kernels' own traps in token_logprob_tpu_test.py.
+"""
 
 import functools
 
@@ -14,31 +18,10 @@ from pallas_kernels.token_logprob import xla
 token_logprob = package.token_logprob
 
 
-def closed_form(hidden, head, targets, g, inv_temperature=1.0, softcap=None):
-  """Values and gradients in float64; head is [V, D], g is [3, N]."""
-  hidden = np.asarray(hidden, np.float64)
-  head = np.asarray(head, np.float64)
-  u = hidden @ head.T
-  tanh = np.tanh(u / softcap) if softcap else 0.0
-  z = (softcap * tanh if softcap else u) * inv_temperature
-  top = z.max(axis=1, keepdims=True)
-  logsumexp = top + np.log(np.exp(z - top).sum(axis=1, keepdims=True))
-  logp = z - logsumexp
-  p = np.exp(logp)
-  entropy = -(p * logp).sum(axis=1, keepdims=True)
-  onehot = np.asarray(targets)[:, None] == np.arange(len(head))[None]
-  logprob = (onehot * z).sum(axis=1, keepdims=True) - logsumexp
-  g1, g2, g3 = np.asarray(g, np.float64)[:, :, None]
-  dz = g1 * onehot + p * (g3 - g1 - g2 * (logp + entropy))
-  du = dz * inv_temperature * (1 - np.square(tanh))
-  values = [a[:, 0] for a in (logprob, entropy, logsumexp)]
-  return values, (du @ head, du.T @ hidden)
-
-
-def problem(tokens, width, vocab, dtype=jnp.float32, head_dtype=None, seed=0):
-  rng = np.random.default_rng(seed)
+def problem(tokens, width, vocab, dtype=jnp.float32):
+  rng = np.random.default_rng(0)
   hidden = jnp.asarray(rng.normal(size=(tokens, width)), dtype)
-  head = jnp.asarray(0.3 * rng.normal(size=(vocab, width)), head_dtype or dtype)
+  head = jnp.asarray(0.3 * rng.normal(size=(vocab, width)), dtype)
   targets = rng.integers(0, vocab, tokens)
   targets[:3] = [vocab - 1, -1, vocab]
   g = jnp.asarray(rng.normal(size=(3, tokens)), jnp.float32)
@@ -63,66 +46,10 @@ def assert_close(actual, expected, tolerance):
 
 
 class TokenLogprobTest(chex.TestCase):
-  @parameterized.product(
-    size=((48, 16, 1024), (37, 24, 1003), (5, 8, 32003)),
-    options=(
-      {},
-      {"softcap": 2.0, "inv_temperature": 0.7},
-      {"chunk": 256},
-      {"chunk": 300, "softcap": 5.0},
-      {"head_layout": "dv", "chunk": 256},
-      {"impl": "reference", "inv_temperature": 2.0},
-    ),
-  )
-  def test_float32_equals_the_closed_form(self, size, options):
-    hidden, head, targets, g = problem(*size)
-    maths = {
-      k: v for k, v in options.items() if k in ("softcap", "inv_temperature")
-    }
-    values, grads = closed_form(hidden, head, targets, g, **maths)
-    swap = options.get("head_layout") == "dv"
-    out, (d_hidden, d_head) = values_and_grads(
-      hidden, head.T if swap else head, targets, g, tuple(options.items())
-    )
-    for actual, expected in zip(out, values, strict=True):
-      assert_close(actual, expected, 2e-6)
-    assert_close(d_hidden, grads[0], 5e-6)
-    assert_close(d_head.T if swap else d_head, grads[1], 5e-6)
-
-  @parameterized.product(
-    head_dtype=(jnp.bfloat16, jnp.float32),
-    options=(
-      {},
-      {"chunk": 256, "inv_temperature": 0.5},
-      {"head_layout": "dv", "chunk": 300},
-      {"softcap": 3.0},
-    ),
-  )
-  def test_bfloat16_rounds_only_operands_and_gradients(
-    self, head_dtype, options
-  ):
-    hidden, head, targets, g = problem(37, 24, 1003, jnp.bfloat16, head_dtype)
-    maths = {
-      k: v for k, v in options.items() if k in ("softcap", "inv_temperature")
-    }
-    rounded = head.astype(jnp.bfloat16)
-    values, grads = closed_form(hidden, rounded, targets, g, **maths)
-    swap = options.get("head_layout") == "dv"
-    out, (d_hidden, d_head) = values_and_grads(
-      hidden, head.T if swap else head, targets, g, tuple(options.items())
-    )
-    for actual, expected in zip(out, values, strict=True):
-      self.assertEqual(actual.dtype, jnp.float32)
-      assert_close(actual, expected, 2e-6)
-    self.assertEqual(d_hidden.dtype, jnp.bfloat16)
-    self.assertEqual(d_head.dtype, head_dtype)
-    assert_close(d_hidden, grads[0], 8e-3)  # bfloat16 has 8 bits
-    assert_close(d_head.T if swap else d_head, grads[1], 8e-3)
-
   def test_chunks_do_not_change_the_result(self):
     hidden, head, targets, g = problem(33, 16, 1003)
     whole, whole_grads = values_and_grads(hidden, head, targets, g, ())
-    for chunk in (1, 17, 128, 501, 502, 1002, 1003, 5000):
+    for chunk in (17, 502, 1002, 5000):
       options = (("chunk", chunk),)
       out, grads = values_and_grads(hidden, head, targets, g, options)
       chex.assert_trees_all_close(out, whole, atol=5e-6)
@@ -187,15 +114,17 @@ class TokenLogprobTest(chex.TestCase):
   def test_large_logits_do_not_overflow(self):
     hidden, head, targets, g = problem(9, 16, 300)
     hidden = 1e4 * hidden
-    values, _ = closed_form(hidden, head, targets, g)
+    logits = np.asarray(hidden, np.float64) @ np.asarray(head, np.float64).T
     out, grads = values_and_grads(hidden, head, targets, g, (("chunk", 128),))
-    assert_close(out.logprob, values[0], 2e-6)
+    # e^-gap of the second largest logit is 0 in float64 as well.
+    assert_close(out.logsumexp, logits.max(axis=1), 2e-6)
     chex.assert_tree_all_finite(grads)
 
   def test_finite_differences_in_float64(self):
     with jax.enable_x64(True):
       hidden, head, targets, g = problem(4, 5, 37, jnp.float64)
 
+      @jax.jit
       def loss(hidden, head):
         out = token_logprob(
           hidden, head, targets, chunk=16, softcap=4.0, inv_temperature=0.8
@@ -228,6 +157,7 @@ class TokenLogprobTest(chex.TestCase):
   def test_vmap_agrees_with_rows(self):
     hidden, head, targets, _ = problem(12, 16, 300)
 
+    @jax.jit
     def run(hidden, targets):
       return token_logprob(hidden, head, targets, chunk=128).logprob
 
