@@ -35,7 +35,9 @@ def problem(
   """Targets hold V - 1, -1 and V; maths are keywords of token_logprob."""
   rng = np.random.default_rng(tokens + vocab)
   hidden = jnp.asarray(rng.normal(size=(tokens, width)), dtype)
-  head = jnp.asarray(0.3 * rng.normal(size=(vocab, width)), dtype)
+  # Logits of deviation 1.5: float32 rounds p by the size of its logit.
+  head = 1.5 / np.sqrt(width) * rng.normal(size=(vocab, width))
+  head = jnp.asarray(head, dtype)
   head = head.astype(head_dtype or dtype)
   targets = rng.integers(0, vocab, tokens)
   targets[:3] = [vocab - 1, -1, vocab]
