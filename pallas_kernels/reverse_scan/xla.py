@@ -99,7 +99,7 @@ def _over_time(step, start, columns, reverse=False):
 def _cpu_rows(n, t):
   """Rows at a time: a divisor of n whose transposes stay in cache, or n."""
   if n * t <= _CPU_CACHE or not dispatch.on_one_device():
-    return n
+    return max(n, 1)
   most = max(_CPU_BLOCK // t, _CPU_FEWEST)
   rows = max(size for size in range(1, most + 1) if n % size == 0)
   return rows if rows >= _CPU_FEWEST else n
