@@ -51,6 +51,9 @@ def script() -> int:
   """The program `jaxrl`: main() in a process with large memory pages."""
   if sys.argv[1:2] in (["train"], ["eval"], ["sample"]):
     heap.use_large_pages()
+    from pallas_kernels import aot  # imports jax
+
+    aot.quiet_without_tpu()
   return main()
 
 

@@ -6,6 +6,7 @@ host; no TPU. What the compiler reports of memory is that of the executable.
 
 from collections.abc import Callable, Sequence
 import contextlib
+import glob
 import importlib.util
 import os
 from typing import Any
@@ -30,6 +31,17 @@ _NO_TPU_HERE = {
 def available() -> bool:
   """Whether the compiler is installed."""
   return importlib.util.find_spec("libtpu") is not None
+
+
+def quiet_without_tpu() -> None:
+  """Keeps libtpu from complaining, where it is installed and no TPU is.
+
+  For a program's start, before JAX looks for devices.
+  """
+  here = glob.glob("/dev/accel*") + glob.glob("/dev/vfio/[0-9]*")
+  if available() and not here:
+    for name, value in _NO_TPU_HERE.items():
+      os.environ.setdefault(name, value)
 
 
 def devices(topology: str) -> Sequence[jax.Device]:

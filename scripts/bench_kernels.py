@@ -65,6 +65,9 @@ def main(argv: list[str] | None = None) -> None:
   sys.path.insert(0, str(_HERE))
   import kernel_cases
 
+  from pallas_kernels import aot
+
+  aot.quiet_without_tpu()
   unknown = [op for op in args.ops if op not in kernel_cases.CASES]
   if unknown:
     known = ", ".join(kernel_cases.CASES)
