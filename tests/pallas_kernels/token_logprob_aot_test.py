@@ -69,3 +69,32 @@ def test_a_kernel_needs_under_a_hundredth_of_the_logits(kernel, chip, width):
     compiled = aot.compile_for(chip, function, *shapes(width), *floats(5))
   memory = compiled.memory_analysis()
   assert memory.temp_size_in_bytes < 0.01 * LOGITS
+
+
+def compiled_loss(chip, width, **options):
+  """The loss's program, and how many kernels are in it."""
+  arguments = *shapes(width), *floats(1)
+  compiled = aot.compile_for(chip, loss_and_gradients(**options), *arguments)
+  if chip == "v6e":  # as_text may raise on its asynchronous operations
+    return compiled, None
+  return compiled, compiled.as_text().count('target="tpu_custom_call"')
+
+
+@pytest.mark.parametrize(
+  ("chip", "width"), [*((chip, 2048) for chip in CHIPS), ("v5p", 4096)]
+)
+def test_the_default_needs_a_float32_dhidden_and_a_tile(chip, width):
+  # Both are of XLA's backward; a chip with room in VMEM keeps dhidden there.
+  compiled, kernels = compiled_loss(chip, width)
+  assert kernels in (1, None)
+  chunk = xla.chunk_size(TOKENS, VOCAB)
+  memory = compiled.memory_analysis()
+  assert memory.temp_size_in_bytes < 4 * TOKENS * (width + chunk)
+
+
+@pytest.mark.parametrize("chip", CHIPS)
+def test_gradients_by_kernels_need_under_a_hundredth(chip):
+  compiled, kernels = compiled_loss(chip, 2048, backward="pallas")
+  assert kernels in (3, None)
+  memory = compiled.memory_analysis()
+  assert memory.temp_size_in_bytes < 0.01 * LOGITS
