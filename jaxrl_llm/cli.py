@@ -234,8 +234,10 @@ def _plan(args: list[str]) -> int:
       "--topology says for which TPUs, got nothing; for example --topology"
       " v5e:4x4 (16 chips)."
     )
+  import jax
+
   # The compiler for TPUs needs no accelerator, and must not take one.
-  os.environ["JAX_PLATFORMS"] = "cpu"
+  jax.config.update("jax_platforms", "cpu")
   from jaxrl_llm.training import plan, plan_report
 
   say = functools.partial(print, file=sys.stderr, flush=True)
