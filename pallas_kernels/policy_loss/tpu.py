@@ -94,47 +94,37 @@ def _check(logprob, old, ref, advantages):
     )
 
 
-def _call(
-  logprob,
-  old,
-  ref,
-  advantages,
-  mask,
-  beta,
-  spec,
-  interpret,
-  *,
-  with_slope,
-):
-  """(Terms, slope or None)."""
-  wide = [x for x in (logprob, old, ref, mask) if x is not None]
+def _call(*inputs, with_slope):
+  """(Terms, slope or None) of the arguments of _sums."""
+  *arrays, spec, interpret = inputs
+  logprob, _, ref, advantages, mask, _ = arrays
   per_token = advantages.ndim == 2
-  wide += [advantages] if per_token else []
   chip = dispatch.target()
-  rows, columns = tile = _tile(wide, chip, with_slope)
+  tile = _tile([x for x in arrays[:5] if x is not None], chip, with_slope)
   count, tokens = logprob.shape
-  grid = pl.cdiv(count, rows), pl.cdiv(tokens, columns)
+  grid = pl.cdiv(count, tile[0]), pl.cdiv(tokens, tile[1])
   layout = _Layout(tile, tokens, ref is not None, per_token, with_slope, spec)
   block = pl.BlockSpec(tile, lambda i, j: (i, j))
-  row = pl.BlockSpec((1, _SUMS, rows), lambda i, j: (i, 0, 0))
-  operands = [logprob, old, *([] if ref is None else [ref]), mask]
-  operands.append(advantages if per_token else _packed(advantages, rows))
-  scalar = pl.BlockSpec(memory_space=pltpu.SMEM)
-  specs = [block] * (len(operands) - 1) + [block if per_token else row, scalar]
-  operands.append(beta.astype(jnp.float32).reshape(1, 1))
-  shape = grid[0], _SUMS, rows
-  results = [dispatch.result(shape, jnp.float32, *operands)]
+  row = pl.BlockSpec((1, _SUMS, tile[0]), lambda i, j: (i, 0, 0))
+  operands = _operands(*arrays, rows=tile[0])
+  wide = [block] * (len(operands) - 2)
+  packed = grid[0], _SUMS, tile[0]
+  results = [dispatch.result(packed, jnp.float32, *operands)]
   if with_slope:
     results.append(dispatch.result(logprob.shape, logprob.dtype, *operands))
-  out = pl.pallas_call(
+  sums, *slope = pl.pallas_call(
     functools.partial(_kernel, layout=layout),
     grid=grid,
-    in_specs=specs,
+    in_specs=[
+      *wide,
+      block if per_token else row,
+      pl.BlockSpec(memory_space=pltpu.SMEM),
+    ],
     out_specs=[row, block][: len(results)],
     out_shape=results,
     scratch_shapes=[
-      pltpu.VMEM((_SUMS, rows, blocks.LANES), jnp.float32),
-      pltpu.VMEM((rows, blocks.LANES), jnp.float32),
+      pltpu.VMEM((_SUMS, tile[0], blocks.LANES), jnp.float32),
+      pltpu.VMEM((tile[0], blocks.LANES), jnp.float32),
     ],
     compiler_params=pltpu.CompilerParams(
       dimension_semantics=("parallel", "arbitrary"),
@@ -144,8 +134,16 @@ def _call(
     name=_OP,
     interpret=interpret,
   )(*operands)
-  packed = jnp.moveaxis(out[0], 1, 0).reshape(_SUMS, -1)[:, :count]
-  return token_terms.Terms(*packed), out[1] if with_slope else None
+  sums = jnp.moveaxis(sums, 1, 0).reshape(_SUMS, -1)[:, :count]
+  return token_terms.Terms(*sums), slope[0] if with_slope else None
+
+
+def _operands(logprob, old, ref, advantages, mask, beta, *, rows):
+  """In the order of the kernel's refs."""
+  wide = [x for x in (logprob, old, ref, mask) if x is not None]
+  if advantages.ndim == 1:
+    advantages = _packed(advantages, rows)
+  return [*wide, advantages, beta.astype(jnp.float32).reshape(1, 1)]
 
 
 def _kernel(*refs, layout):
@@ -239,11 +237,17 @@ def _packed(advantages, rows):
   return jnp.broadcast_to(known.reshape(-1, 1, rows), (padded // rows, 8, rows))
 
 
-def _tile(wide, chip, with_slope):
-  """The largest tile that fits, no larger than the arrays need."""
-  count, tokens = wide[0].shape
-  itemsize = sum(x.dtype.itemsize for x in wide)
-  itemsize += wide[0].dtype.itemsize if with_slope else 0
+def _tile(arrays, chip, with_slope):
+  """The largest tile that fits, no larger than the arrays need.
+
+  Args:
+    arrays: logprob first, then those of [N, T] and [N].
+    chip: to fit on.
+    with_slope: whether there is an output like the first.
+  """
+  count, tokens = arrays[0].shape
+  itemsize = sum(x.dtype.itemsize for x in arrays)
+  itemsize += arrays[0].dtype.itemsize if with_slope else 0
 
   def vmem_bytes(tile):
     rows, columns = tile

@@ -3,9 +3,9 @@
 The backward pass reads the inputs again and multiplies each token's slope by
 its row's cotangent; autodiff keeps an [N, T] array where all sums are used.
 
-On the TPU all sums are one reduction of many operands: as reductions of their
-own, XLA splits them over two fusions and writes [N, T] between the two. On the
-CPU one such reduction is the slower form, by a factor of four and more.
+On the TPU all sums are one reduction of many operands, which compiles slowly:
+as reductions of their own, if all are used, XLA splits them over two fusions
+and writes [N, T] in between. On the CPU one reduction is several times slower.
 """
 
 import functools
