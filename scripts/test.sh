@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs what the tests need and runs them, two files at a time. Arguments go
-# to pytest, for example
+# Installs what the tests need and runs them, two files at a time in the order
+# of tests/conftest.py, long ones first. Arguments go to pytest, for example
 #
 #   ./scripts/test.sh tests/advantages -k centred
 set -euo pipefail
@@ -9,4 +9,5 @@ source "$(dirname "${BASH_SOURCE[0]}")/install.sh"
 install_project test "[test,parity]"
 cd "$ROOT"
 
-exec .venv/bin/python -m pytest -n 2 --dist loadfile "$@"
+exec .venv/bin/python -m pytest \
+  -n 2 --dist loadfile --no-loadscope-reorder "$@"

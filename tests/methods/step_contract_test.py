@@ -136,9 +136,10 @@ class StepContractTest(chex.TestCase):
     whole = _run(name)(rollout)
     change = jax.tree.map(jnp.subtract, whole[0].params, _params())
     self.assertGreater(float(optax.tree.norm(change)), 1e-4)
-    for pieces in (2, 8):
-      cut = Run(method, old_logprobs="sampler", micro_batches=pieces)
-      chex.assert_trees_all_close(cut(rollout), whole, rtol=1e-5, atol=1e-6)
+    # Two rows a piece: every group is cut. 2 pieces, which cut none, are tried
+    # with the objective of each method and with the step of some.
+    cut = Run(method, old_logprobs="sampler", micro_batches=8)
+    chex.assert_trees_all_close(cut(rollout), whole, rtol=1e-5, atol=1e-6)
 
   @each_variant
   def test_jit_changes_nothing(self, name):

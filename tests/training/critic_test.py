@@ -7,7 +7,6 @@ import json
 from absl.testing import parameterized
 import chex
 import jax
-from jax.experimental.compilation_cache import compilation_cache
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -220,28 +219,7 @@ def _config(folder):
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-  """Three runs of one program, compiled once."""
-  names = (
-    "jax_compilation_cache_dir",
-    *(
-      f"jax_persistent_cache_min_{limit}"
-      for limit in ("compile_time_secs", "entry_size_bytes")
-    ),
-  )
-  before = [getattr(jax.config, name) for name in names]
-  own = (str(tmp_path_factory.mktemp("cache")), 0, -1)
-  for values in (own, before):
-    compilation_cache.reset_cache()
-    for name, value in zip(names, values, strict=True):
-      jax.config.update(name, value)
-    if values is own:
-      yield
-  compilation_cache.reset_cache()
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory, cache):
+def trained(tmp_path_factory):
   return loop.train(_config(tmp_path_factory.mktemp("whole")))
 
 

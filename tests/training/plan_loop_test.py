@@ -5,7 +5,6 @@ import json
 
 import chex
 import jax
-from jax.experimental.compilation_cache import compilation_cache
 import numpy as np
 import pytest
 
@@ -71,23 +70,6 @@ def _saved(config, folder):
   with checkpoint.Checkpointer(folder / "checkpoints", keep=2) as saver:
     state, extra, step = saver.restore(template)
   return jax.device_get(state), extra, step
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _cache(tmp_path_factory):
-  """Runs of one config share what was compiled for the first."""
-  settings = {
-    "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("cache")),
-    "jax_persistent_cache_min_compile_time_secs": 0,
-    "jax_persistent_cache_min_entry_size_bytes": -1,
-  }
-  before = {name: getattr(jax.config, name) for name in settings}
-  for values in (settings, before):
-    for name, value in values.items():
-      jax.config.update(name, value)
-    compilation_cache.reset_cache()
-    if values is settings:
-      yield
 
 
 @pytest.fixture(scope="module")
