@@ -244,14 +244,13 @@ def _plan(args: list[str]) -> int:
   if parsed.search:
     tried = plan.search(parsed.config, parsed.topology, say=say)
     print(plan_report.searched(tried))
-    return 0 if any(one.fits for one in tried) else 1
+    return not any(one.fits for one in tried)
   made = plan.make(parsed.config, parsed.topology, say=say)
   print(plan_report.text(made))
   if parsed.report:
-    page = plan_report.page(made, name=parsed.config.name)
-    pathlib.Path(parsed.report).write_text(page, encoding="utf-8")
+    plan_report.write(made, parsed.report, name=parsed.config.name)
     print(parsed.report)
-  return 0 if made.fits else 1
+  return not made.fits
 
 
 def _methods(args: list[str]) -> None:

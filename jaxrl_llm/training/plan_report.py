@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 import html
+import os
+import pathlib
 from typing import Any
 
 from jaxrl_llm.training import plan as plans
@@ -62,6 +64,12 @@ def _collectives(program: plans.Program) -> str:
   return ", ".join(
     f"{kind} {size / _GIB:.2f}" for kind, size in program.collectives.items()
   )
+
+
+def write(plan: plans.Plan, path: str | os.PathLike, *, name: str) -> None:
+  """Writes the page to a file; arguments as page()."""
+  text = page(plan, name=name)
+  pathlib.Path(path).expanduser().write_text(text, encoding="utf-8")
 
 
 def page(plan: plans.Plan, *, name: str) -> str:
