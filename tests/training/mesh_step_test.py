@@ -19,10 +19,11 @@ MESHES = {
 
 
 @pytest.fixture(scope="module")
-def seen():
+def seen(fast_environ):
   worker = pathlib.Path(__file__).with_name("mesh_worker.py")
   done = subprocess.run(
     [sys.executable, str(worker), *MESHES],
+    env=fast_environ,
     capture_output=True,
     text=True,
   )
