@@ -16,7 +16,6 @@ import numpy as np
 
 from jaxrl_llm.distributed import costs
 from jaxrl_llm.distributed import mesh as meshes
-from jaxrl_llm.models import api
 from jaxrl_llm.models.weights import assemble, resolve
 from jaxrl_llm.training import ahead, experiment, setup
 from jaxrl_llm.training import layout as layouts
@@ -339,24 +338,3 @@ def _held(tree: Any) -> float:
       for leaf in jax.tree.leaves(tree)
     )
   )
-
-
-def estimate(config: experiment.Experiment, chips: int, tensor: int) -> float:
-  """Bytes a device by arithmetic alone, where there is no compiler.
-
-  float32 parameters, gradients and Adam's moments over all chips, the stream
-  between the blocks of one micro-batch, and one block's insides.
-  """
-  shape = resolve.shape(config.model.name)
-  leaves = jax.tree.leaves(assemble.abstract(shape))
-  state = 16.0 * sum(leaf.size for leaf in leaves) / chips
-  return state + _activations(config, shape, chips / tensor, tensor)
-
-
-def _activations(config, shape: api.ModelConfig, shares, tensor) -> float:
-  pieces = config.mini_batches * config.micro_batches
-  length = config.prompt_length + config.group_size * config.completion_length
-  tokens = max(config.prompts_per_step / pieces / shares, 1.0) * length
-  streams = 4.0 * tokens * shape.width * (shape.depth + 4)
-  inside = 4.0 * tokens * 3 * shape.mlp_width / tensor
-  return streams + inside
