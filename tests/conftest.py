@@ -25,27 +25,22 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
   }
 
 import jax  # noqa: E402
-import pytest  # noqa: E402
 
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-_FAST = {}
 if "XLA_FLAGS" not in os.environ:
-  _FAST["XLA_FLAGS"] = (
+  os.environ["XLA_FLAGS"] = (
     "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
   )
-  os.environ |= _FAST
   jax.devices()  # reads them, once
   # Not for libtpu, which ends the process at a flag that it does not know.
   del os.environ["XLA_FLAGS"]
 
 # With two workers a long file that starts last is waited for by one alone.
 _LONG_FIRST = (
-  "resume_test",
-  "implementations_test",
-  "token_logprob_aot_test",
   "step_contract_test",
+  "resume_test",
   "golden_test",
   "method_contract_test",
   "critic_test",
@@ -55,27 +50,12 @@ _LONG_FIRST = (
   "offpolicy_loop_test",
   "tour_test",
   "compare_methods_test",
-  "mesh_step_test",
-  "step_aot_test",
-  "smollm2_parity_test",
   "wrong_inputs_test",
+  "implementations_test",
 )
-
-
-def pytest_configure(config):
-  # A program for an absent TPU is kept, but cannot be read without the TPU.
-  config.addinivalue_line(
-    "filterwarnings", "ignore:Error reading persistent compilation cache"
-  )
 
 
 def pytest_collection_modifyitems(items):
   order = {name: place for place, name in enumerate(_LONG_FIRST)}
   last = len(order)
   items.sort(key=lambda item: order.get(pathlib.Path(item.path).stem, last))
-
-
-@pytest.fixture(scope="session")
-def fast_environ():
-  """For a command that compiles for the CPU alone, as the tests do."""
-  return os.environ | _FAST

@@ -19,11 +19,10 @@ MESHES = {
 
 
 @pytest.fixture(scope="module")
-def seen(fast_environ):
+def seen():
   worker = pathlib.Path(__file__).with_name("mesh_worker.py")
   done = subprocess.run(
     [sys.executable, str(worker), *MESHES],
-    env=fast_environ,
     capture_output=True,
     text=True,
   )

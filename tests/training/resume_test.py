@@ -1,10 +1,11 @@
 """Contract 6: killed anywhere, a resumed run is bitwise the uninterrupted one.
 
-The runs are processes of the real command. They share the session's cache of
-compiled programs, so a restart costs its imports.
+The runs are processes of the real command. They share a cache of compiled
+programs, so a restart costs its imports.
 """
 
 import json
+import os
 import pathlib
 import random
 import signal
@@ -57,13 +58,19 @@ def slow(prompts, completions, answers):
 class Sandbox:
   """A folder with the config, and processes that train there."""
 
-  def __init__(self, folder: pathlib.Path, environ: dict[str, str]):
+  def __init__(self, folder: pathlib.Path, cache: pathlib.Path):
     folder.mkdir()
     (folder / "kill.py").write_text(CONFIG)
     (folder / "slow.py").write_text(SLOW)
     self.config = folder / "kill.py"
     self.run = folder / "run"
-    self._env = environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    self._env = os.environ | {
+      "PYTHONPATH": str(ROOT),
+      "JAX_PLATFORMS": "cpu",
+      "JAX_COMPILATION_CACHE_DIR": str(cache),
+      "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+      "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
 
   def start(self) -> subprocess.Popen:
     args = ["--resume"] if (self.run / "config.json").exists() else []
@@ -120,9 +127,14 @@ def _wait(process: subprocess.Popen, condition) -> None:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory, fast_environ):
+def cache(tmp_path_factory):
+  return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, cache):
   """A run that nobody interrupted."""
-  sandbox = Sandbox(tmp_path_factory.mktemp("whole") / "a", fast_environ)
+  sandbox = Sandbox(tmp_path_factory.mktemp("whole") / "a", cache)
   sandbox.finish()
   return sandbox
 
@@ -146,10 +158,10 @@ def _assert_same_run(one: Sandbox, other: Sandbox):
 
 
 def test_killed_at_five_random_moments_it_ends_with_the_same_bits(
-  whole, fast_environ, tmp_path
+  whole, cache, tmp_path
 ):
   rng = random.Random(0)
-  sandbox = Sandbox(tmp_path / "b", fast_environ)
+  sandbox = Sandbox(tmp_path / "b", cache)
   for moment in ("start", "step", "save", "step", "save"):
     process = sandbox.start()
     lines = sandbox.lines() - 3 + rng.randint(3, 6)
@@ -169,9 +181,9 @@ def test_killed_at_five_random_moments_it_ends_with_the_same_bits(
 
 
 def test_a_signal_saves_first_and_the_run_goes_on_to_the_same_bits(
-  whole, fast_environ, tmp_path
+  whole, cache, tmp_path
 ):
-  sandbox = Sandbox(tmp_path / "c", fast_environ)
+  sandbox = Sandbox(tmp_path / "c", cache)
   for number, after in ((signal.SIGTERM, 4), (signal.SIGINT, 16)):
     process = sandbox.start()
     _wait(process, lambda after=after: sandbox.lines() >= after)
