@@ -6,22 +6,18 @@ needs them.
 """
 
 from collections.abc import Sequence
-import contextlib
 import dataclasses
-import difflib
 import functools
-import io
 import os
 import pathlib
-import re
 import sys
 import tempfile
 import textwrap
 import traceback
-from typing import Annotated, Any
+from typing import Any
 
 import jaxrl_llm
-from jaxrl_llm import heap
+from jaxrl_llm import arguments, heap
 
 HELP = """\
 usage: jaxrl COMMAND ...
@@ -91,7 +87,7 @@ def _dispatch(args: list[str]) -> int:
     return 0
   if args[0] not in commands:
     raise ValueError(
-      f"unknown command {args[0]!r}{_did_you_mean(args[0], commands)};"
+      f"unknown command {args[0]!r}{arguments.did_you_mean(args[0], commands)};"
       f" legal: {', '.join(commands)}."
     )
   return commands[args[0]](args[1:]) or 0
@@ -101,7 +97,7 @@ def _train(args: list[str]) -> int:
   import tyro
 
   config, rest, name = _read_config("train", args)
-  kind = _flat(type(config))
+  kind = arguments.flat(type(config))
 
   @dataclasses.dataclass(frozen=True, kw_only=True)
   class Train:
@@ -113,7 +109,9 @@ def _train(args: list[str]) -> int:
     overwrite: tyro.conf.FlagCreatePairsOff[bool] = False
     """deletes what the run of this name has written and starts anew"""
 
-  parsed = _parse(Train, Train(config=config), rest, f"jaxrl train {name}")
+  parsed = arguments.parse(
+    Train, Train(config=config), rest, f"jaxrl train {name}"
+  )
   from jaxrl_llm.training import experiment
 
   experiment.validate(parsed.config)
@@ -132,7 +130,7 @@ def _train(args: list[str]) -> int:
 
 def _evaluate(args: list[str]) -> None:
   config, rest, name = _read_config("eval", args)
-  kind = _flat(type(config))
+  kind = arguments.flat(type(config))
 
   @dataclasses.dataclass(frozen=True, kw_only=True)
   class Evaluate:
@@ -146,7 +144,7 @@ def _evaluate(args: list[str]) -> None:
     .gguf file"""
 
   default = Evaluate(config=config)
-  parsed = _parse(Evaluate, default, rest, f"jaxrl eval {name}")
+  parsed = arguments.parse(Evaluate, default, rest, f"jaxrl eval {name}")
   if parsed.checkpoint and parsed.weights:
     raise ValueError("give --checkpoint or --weights, not both.")
   from jaxrl_llm.training import experiment
@@ -172,7 +170,7 @@ def _sample(args: list[str]) -> None:
 
     prompt: tuple[str, ...]
     """texts to continue"""
-    sampling: _flat(experiment.Sampling) = experiment.Sampling()
+    sampling: arguments.flat(experiment.Sampling) = experiment.Sampling()
     max_new_tokens: int = 64
     """longest completion, in tokens"""
     samples: int = 1
@@ -182,8 +180,8 @@ def _sample(args: list[str]) -> None:
     chat: tyro.conf.FlagCreatePairsOff[bool] = False
     """wraps each prompt as a user turn with the model's chat template"""
 
-  model, rest = _first(args, "sample", "MODEL", "smollm2-135m")
-  parsed = _parse(
+  model, rest = arguments.first(args, "sample", "MODEL", "smollm2-135m")
+  parsed = arguments.parse(
     Sample, Sample(prompt=()), rest, f"jaxrl sample {model or 'MODEL'}"
   )
   if not parsed.prompt:
@@ -214,7 +212,7 @@ def _plan(args: list[str]) -> int:
   import tyro
 
   config, rest, name = _read_config("plan", args)
-  kind = _flat(type(config))
+  kind = arguments.flat(type(config))
 
   @dataclasses.dataclass(frozen=True, kw_only=True)
   class Plan:
@@ -228,7 +226,9 @@ def _plan(args: list[str]) -> int:
     report: str = ""
     """writes a page with bars to this file"""
 
-  parsed = _parse(Plan, Plan(config=config), rest, f"jaxrl plan {name}")
+  parsed = arguments.parse(
+    Plan, Plan(config=config), rest, f"jaxrl plan {name}"
+  )
   if not parsed.topology:
     raise ValueError(
       "--topology says for which TPUs, got nothing; for example --topology"
@@ -269,111 +269,16 @@ def _methods(args: list[str]) -> None:
 
 def _read_config(command: str, args: list[str]) -> tuple[Any, list[str], str]:
   """The config of the first argument, with --method applied; and the rest."""
-  name, rest = _first(args, command, "CONFIG", "demo_addition")
+  name, rest = arguments.first(args, command, "CONFIG", "demo_addition")
   from jaxrl_llm.training import config_file, experiment
 
   config = config_file.load(name) if name else experiment.Experiment()
-  chosen, rest = _take(rest, "--method")
+  chosen, rest = arguments.take(rest, "--method")
   if chosen is not None:
     from jaxrl_llm import methods
 
     config = dataclasses.replace(config, method=methods.get(chosen)())
   return config, rest, name or "CONFIG"
-
-
-def _first(args, command: str, what: str, example: str):
-  """Splits off the one positional argument; "" if help is asked without it."""
-  if args and not args[0].startswith("-"):
-    return args[0], args[1:]
-  if {"-h", "--help"} & set(args):
-    return "", args
-  raise ValueError(
-    f"`jaxrl {command}` needs {what} first, for example"
-    f" `jaxrl {command} {example}`."
-  )
-
-
-def _take(args: list[str], flag: str) -> tuple[str | None, list[str]]:
-  """Takes `flag VALUE` or `flag=VALUE` out; the last one counts."""
-  value, rest, i = None, [], 0
-  while i < len(args):
-    if args[i] == flag:
-      if i + 1 == len(args) or args[i + 1].startswith("--"):
-        raise ValueError(f"{flag} needs a value; see `jaxrl methods`.")
-      value, i = args[i + 1], i + 2
-      continue
-    if args[i].startswith(flag + "="):
-      value = args[i].split("=", 1)[1]
-    else:
-      rest.append(args[i])
-    i += 1
-  return value, rest
-
-
-def _flat(kind: type) -> Any:
-  """The type, with its fields' options at the top level."""
-  import tyro
-
-  return Annotated[kind, tyro.conf.arg(name="")]
-
-
-def _parse(kind: type, default: Any, args: list[str], prog: str) -> Any:
-  """Parses with tyro; its boxed errors become a one-line ValueError."""
-  import tyro
-
-  known = {} if default is None else {"default": default}
-  errors = io.StringIO()
-  try:
-    with contextlib.redirect_stderr(errors):
-      return tyro.cli(kind, args=args, prog=prog, **known)
-  except SystemExit as stop:
-    if stop.code in (0, None):
-      raise
-    raise ValueError(_unboxed(errors.getvalue(), prog, default)) from None
-
-
-def _unboxed(text: str, prog: str, default: Any) -> str:
-  """One line from the sections of tyro's box, with a suggestion."""
-  inside = re.findall(r"^│(.*)│$", text, flags=re.MULTILINE)
-  sections = re.split(r"\n\s*─+\s*\n", "\n".join(inside))
-  message = " ".join((sections[0] if inside else text).split()).rstrip(".")
-  if unknown := re.search(r"Unrecognized options: (--[\w.-]+)", message):
-    message = f"unknown option {unknown[1]}"
-    flat = ("config",) if hasattr(default, "config") else ("sampling",)
-    flags = _flags(default, flat=flat)
-    message += _suggestion(unknown[1], flags)
-  return f"{message} (`{prog} --help` lists the options)"
-
-
-def _suggestion(typed: str, flags: Sequence[str]) -> str:
-  """The nearest option by spelling, by its last part, or by initials."""
-  near = difflib.get_close_matches(typed, flags, 1, 0.75)
-  end = typed.rsplit(".", 1)[-1].lstrip("-")
-  last = {flag.rsplit(".", 1)[-1].lstrip("-"): flag for flag in flags}
-  near += [last[name] for name in difflib.get_close_matches(end, last, 1)]
-  near += [
-    flag
-    for name, flag in last.items()
-    if "".join(word[:1] for word in name.split("-")) == end
-  ]
-  return f"; did you mean {near[0]}?" if near else ""
-
-
-def _flags(options: Any, prefix: str = "--", flat: tuple = ()) -> list[str]:
-  """Every option of nested dataclasses, as it is typed; `flat` adds no name."""
-  flags = []
-  for field in dataclasses.fields(options):
-    value, name = getattr(options, field.name), field.name.replace("_", "-")
-    if not dataclasses.is_dataclass(value):
-      flags.append(prefix + name)
-    else:
-      flags += _flags(value, prefix if name in flat else f"{prefix}{name}.")
-  return flags
-
-
-def _did_you_mean(name: str, known) -> str:
-  near = difflib.get_close_matches(name, list(known), 1)
-  return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 def _one_line(error: Exception) -> str:
