@@ -139,9 +139,30 @@ def _result_bytes(line, kind) -> float:
   return sum(sizes)
 
 
+def held_bytes(tree: Any) -> float:
+  """Bytes of a tree on one device: of arrays, or shapes with shardings."""
+  return float(
+    sum(
+      math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+      for leaf in jax.tree.leaves(tree)
+    )
+  )
+
+
 def _bytes(dtype, dims) -> float:
   bits = _BITS.get(dtype) or int(dtype[1:])
   return math.prod(int(d) for d in dims.split(",") if d) * bits / 8
+
+
+def received(
+  compiled: jax.stages.Compiled, *, unknown_trips: int = 1
+) -> dict[str, float] | None:
+  """collective_bytes of a program; None where it cannot be printed."""
+  try:
+    text = compiled.as_text()
+  except jax.errors.JaxRuntimeError:
+    return None  # this compiler cannot print some programs of v6e
+  return collective_bytes(text, unknown_trips=unknown_trips)
 
 
 def program_bytes(compiled: jax.stages.Compiled) -> dict[str, int]:

@@ -49,14 +49,14 @@ def freeze(params: Params, dtype: jnp.dtype) -> Params:
   The matrices of the layer stack are kept as the bits of bfloat16 (uint16),
   which `linear` reads: cutting one layer out of a stack of uint16 is a plain
   copy on every backend, of bfloat16 it is an element-wise loop on the CPU.
-  Not differentiable.
+  What is frozen already stays as it is. Not differentiable.
   """
   if jnp.dtype(dtype) == jnp.float32:
     return params
 
   def cast(path, leaf):
     stacked = path[0].key == "layers"
-    if leaf.ndim < 2 + stacked:
+    if leaf.ndim < 2 + stacked or leaf.dtype == jnp.uint16:
       return leaf
     leaf = leaf.astype(dtype)
     if stacked and leaf.dtype == jnp.bfloat16:

@@ -13,6 +13,7 @@ import numpy as np
 from jaxrl_llm import types
 from jaxrl_llm.data import prompts as encoding
 from jaxrl_llm.data import sources, tokenizers
+from jaxrl_llm.distributed import weight_sync
 from jaxrl_llm.rollout import engine
 
 
@@ -77,6 +78,8 @@ class Collector:
     template: text around each prompt, with {prompt}.
     chat: wrap the prompt with the tokenizer's chat template.
     key: of the run.
+    sync: makes what `generate` takes from the trainer's parameters; not
+      called here, since several calls of a step share one copy.
     place: puts host arrays [B, ...] or [N, ...] on the devices.
   """
 
@@ -87,6 +90,7 @@ class Collector:
   template: str
   chat: bool
   key: jax.Array
+  sync: weight_sync.WeightSync
   place: Callable = lambda tree: tree
 
   def __call__(
@@ -100,7 +104,8 @@ class Collector:
     """Samples completions; equal arguments, equal result.
 
     Args:
-      params: of the policy.
+      params: of the policy, from `sync`; the trainer's own do too, but on a
+        mesh every call then lays them anew.
       problems: B of them.
       step: number that the noise depends on, with the rows' ids.
       first_id: id of the first row, after those that the step had before.

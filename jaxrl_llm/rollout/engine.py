@@ -100,6 +100,7 @@ def make_generate(
     chex.assert_equal_shape([prompts, prompt_mask])
     count = prompts.shape[0] * group_size
     chex.assert_shape(sample_ids, (count,))
+    # Nothing is left to do for parameters from weight_sync on a mesh.
     params = linear.freeze(params, model.dtype)
     params = sharding.constrain_parameters(model.config, params)
     uniforms = token_uniforms(key, sample_ids, length)

@@ -19,12 +19,12 @@ from jaxrl_llm.training import experiment, setup
 def held_out(
   run: setup.Run, pool, params, *, say: Callable[..., None] | None = None
 ) -> evaluation.EvaluationResult:
-  """Evaluates parameters on the run's held-out problems."""
+  """Evaluates the trainer's parameters on the run's held-out problems."""
   config, calls = run.config.evaluation, 0
 
   def generate(problems):
     nonlocal calls
-    samples = run.evaluate(params, problems, calls)
+    samples = run.evaluate(synced.params, problems, calls)
     calls += 1
     if say:
       say(min(calls * len(problems), len(run.held_out)), len(run.held_out))
@@ -33,14 +33,15 @@ def held_out(
       samples.texts[i : i + group] for i in range(0, len(samples.texts), group)
     ]
 
-  return evaluation.run(
-    generate,
-    pool,
-    run.held_out,
-    batch=config.batch,
-    samples=config.samples,
-    seed=run.config.seed,
-  )
+  with run.evaluate.sync(params) as synced:
+    return evaluation.run(
+      generate,
+      pool,
+      run.held_out,
+      batch=config.batch,
+      samples=config.samples,
+      seed=run.config.seed,
+    )
 
 
 def evaluate(

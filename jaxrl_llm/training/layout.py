@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from jaxrl_llm.distributed import mesh as meshes
-from jaxrl_llm.distributed import sharding
+from jaxrl_llm.distributed import sharding, weight_sync
 from jaxrl_llm.models import api
 from jaxrl_llm.training import experiment
 from jaxrl_llm.training import state as states
@@ -79,6 +79,10 @@ class Layout:
       donate_argnums=0,
       out_shardings=(self.state_shardings(fresh, params), whole),
     )
+
+  def sync(self, model: api.LanguageModel) -> weight_sync.WeightSync:
+    """What makes a sampler's parameters from the trainer's."""
+    return weight_sync.WeightSync(model, self.mesh)
 
   def state_shardings(self, fresh: Callable, params: Any) -> Any:
     """Of the state that fresh(params) makes; None leaves on one device."""

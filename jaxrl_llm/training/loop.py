@@ -206,10 +206,13 @@ class _Trainer:
 
   def _one_step(self, step: int, compiling: concurrent.futures.Future):
     run, clock = self._run, _Clock()
-    sampler = self._sampler(step, clock)
+    synced = run.collect.sync(self._state.params)
+    clock.lap("sync")
+    sampler = self._sampler(step, clock, synced.params)
     groups, self._plan_state, planned = run.method.plan.gather(
       sampler, self._plan_state
     )
+    synced.free()
     rollout = summary.with_components(
       groups.rollout(), groups.components, self._pool
     )
@@ -222,7 +225,7 @@ class _Trainer:
     updates = run.config.mini_batches * run.config.epochs
     samples, scored = sampler.seen()
     metrics |= summary.sample_metrics(samples, scored) | planned
-    metrics |= clock.seconds()
+    metrics |= synced.metrics() | clock.seconds()
     metrics["learning_rate"] = float(run.schedule(step * updates))
     tokens = float(samples.generation.mask.sum())
     metrics["tokens_per_second"] = tokens / metrics["time/step"]
@@ -234,9 +237,9 @@ class _Trainer:
     )
     self._display.update(step + 1, metrics, messages=scored.messages)
 
-  def _sampler(self, step: int, clock: "_Clock") -> plans.Sampler:
+  def _sampler(self, step: int, clock: "_Clock", params) -> plans.Sampler:
     """What the plan of this step may ask for, its time taken."""
-    run, params = self._run, self._state.params
+    run = self._run
     return plans.Sampler(
       step=step,
       batch_size=run.config.prompts_per_step,

@@ -16,6 +16,7 @@ import optax
 from jaxrl_llm.data import batching, sources, tokenizers
 from jaxrl_llm.data import prompts as encoding
 from jaxrl_llm.distributed import mesh as meshes
+from jaxrl_llm.distributed import weight_sync
 from jaxrl_llm.methods import base
 from jaxrl_llm.models import api, families
 from jaxrl_llm.models.weights import resolve
@@ -192,8 +193,7 @@ def build(config: experiment.Experiment, *, weights: str | None = None) -> Run:
   loaded = resolve.load(
     weights or config.model.name, seed=config.seed, sharding=layout.parameters
   )
-  mesh = layout.mesh
-  parts = functions(config, loaded.config, mesh)
+  parts = functions(config, loaded.config, layout.mesh)
   held_out = held_out[: config.evaluation.examples]
   _check_prompts(config, loaded.tokenizer, held_out)
   _check_prompts(config, loaded.tokenizer, training[:_CHECKED])
@@ -207,9 +207,9 @@ def build(config: experiment.Experiment, *, weights: str | None = None) -> Run:
     fresh=parts.fresh,
     schedule=parts.schedule,
     train_step=layout.jit_step(parts.train_step, parts.fresh, loaded.params),
-    collect=_collector(config, parts.model, loaded.tokenizer, mesh),
-    greedy=_greedy_collector(config, parts.model, loaded.tokenizer, mesh),
-    evaluate=_evaluator(config, parts.model, loaded.tokenizer, mesh),
+    collect=_collector(config, parts.model, loaded.tokenizer, layout),
+    greedy=_greedy_collector(config, parts.model, loaded.tokenizer, layout),
+    evaluate=_evaluator(config, parts.model, loaded.tokenizer, layout),
     batches=batching.batches(
       training, batch_size=config.prompts_per_step, seed=config.seed
     ),
@@ -242,9 +242,10 @@ def make_collector(
   key: jax.Array,
   template: str = "{prompt}",
   chat: bool = False,
-  mesh: jax.sharding.Mesh | None = None,
+  sync: weight_sync.WeightSync | None = None,
 ) -> collect.Collector:
   """A collector from names: model, rule and lengths; see its attributes."""
+  sync = sync or weight_sync.WeightSync(model)
   stops = [*tokenizer.stop_ids, *_stop_texts(rule.stop, tokenizer)]
   generate = generator(
     model,
@@ -253,7 +254,7 @@ def make_collector(
     group_size=group_size,
     stop_ids=stops,
     pad_id=tokenizer.pad_id,
-    mesh=mesh,
+    mesh=sync.rollout_mesh,
   )
   return collect.Collector(
     generate=generate,
@@ -263,7 +264,8 @@ def make_collector(
     template=template,
     chat=chat,
     key=key,
-    place=lambda tree: meshes.place_rows(tree, mesh),
+    sync=sync,
+    place=lambda tree: meshes.place_rows(tree, sync.rollout_mesh),
   )
 
 
@@ -301,7 +303,7 @@ def generator(
   return jax.jit(meshes.traced_for(mesh, generate_step))
 
 
-def _collector(config, model, tokenizer, mesh):
+def _collector(config, model, tokenizer, layout):
   return make_collector(
     model,
     tokenizer,
@@ -312,17 +314,17 @@ def _collector(config, model, tokenizer, mesh):
     key=jax.random.fold_in(jax.random.key(config.seed), _ROLLOUT),
     template=config.data.template,
     chat=config.data.chat,
-    mesh=mesh,
+    sync=layout.sync(model),
   )
 
 
-def _greedy_collector(config, model, tokenizer, mesh):
+def _greedy_collector(config, model, tokenizer, layout):
   rule = experiment.Sampling(greedy=True, stop=config.sampling.stop)
   single = dataclasses.replace(config, sampling=rule, group_size=1)
-  return _collector(single, model, tokenizer, mesh)
+  return _collector(single, model, tokenizer, layout)
 
 
-def _evaluator(config, model, tokenizer, mesh):
+def _evaluator(config, model, tokenizer, layout):
   if config.evaluation.dtype != "as trained":
     dtype = jnp.dtype(config.evaluation.dtype)
     model = families.build(model.config, dtype=dtype)
@@ -336,7 +338,7 @@ def _evaluator(config, model, tokenizer, mesh):
     key=jax.random.fold_in(jax.random.key(config.seed), _EVALUATION),
     template=config.data.template,
     chat=config.data.chat,
-    mesh=mesh,
+    sync=layout.sync(model),
   )
 
 

@@ -49,7 +49,8 @@ def train(mesh: experiment.Mesh):
   start = jax.device_get(state.params)
   tokens, rng = [], np.random.default_rng(0)
   for step in range(2):
-    samples = run.collect(state.params, next(run.batches), step)
+    with run.collect.sync(state.params) as synced:
+      samples = run.collect(synced.params, next(run.batches), step)
     rewards = rng.random(len(samples.texts)).astype(np.float32)
     rollout = meshes.place_rows(samples.rollout(rewards), run.mesh)
     state, metrics = run.train_step(state, rollout, reference)
