@@ -88,11 +88,19 @@ TEXT = """\
   %c = s32[]{:T(128)} constant(3), metadata={}
   ROOT %lt = pred[] compare(%i, %c), direction=LT
 }
+%window_cond (p: (f32[4], u32[])) -> pred[] {
+  %c.2 = u32[]{:T(128)} constant(4), metadata={}
+  ROOT %lt.2 = pred[] compare(%i.2, %c.2), direction=LT
+}
+%window (p: (f32[4], u32[])) -> (f32[4], u32[]) {
+  %p.2 = (f32[4], f32[4]{0}) collective-permute-start(%x.2), channel_id=1
+}
 %body (p: (s32[], f32[4])) -> (s32[], f32[4]) {
   %r = f32[4]{0} all-reduce(%x), to_apply=%add
 }
 ENTRY %main (a: f32[4]) -> f32[4] {
   %w = (s32[], f32[4]) while(%t), condition=%cond, body=%body
+  %v = (f32[4], u32[]) while(%t.2), condition=%window_cond, body=%window
   %g = (bf16[2], bf16[8]{0}) all-gather-start(%a), dimensions={0}
 }
 """
@@ -102,4 +110,5 @@ def test_trips_are_read_from_the_condition_and_starts_count_their_result():
   assert costs.collective_bytes(TEXT, unknown_trips=99) == {
     "all-reduce": 3 * 16,
     "all-gather": 16,
+    "collective-permute": 4 * 16,
   }
