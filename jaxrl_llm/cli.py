@@ -106,6 +106,9 @@ def _train(args: list[str]) -> int:
     config: kind
     resume: tyro.conf.FlagCreatePairsOff[bool] = False
     """continues the run of this name from its newest checkpoint"""
+    auto_resume: tyro.conf.FlagCreatePairsOff[bool] = False
+    """as --resume if the run of this name was started, else starts it: for
+    launchers, which run one command again and again"""
     overwrite: tyro.conf.FlagCreatePairsOff[bool] = False
     """deletes what the run of this name has written and starts anew"""
 
@@ -115,11 +118,16 @@ def _train(args: list[str]) -> int:
   from jaxrl_llm.training import experiment
 
   experiment.validate(parsed.config)
+  # Before the processes meet, so that all see what there was before any began.
+  folder = pathlib.Path(parsed.config.runs).expanduser() / parsed.config.name
+  started = parsed.auto_resume and (folder / "config.json").exists()
   from jaxrl_llm.training import loop  # slow: after the checks
 
   try:
     folder = loop.train(
-      parsed.config, resume=parsed.resume, overwrite=parsed.overwrite
+      parsed.config,
+      resume=parsed.resume or started,
+      overwrite=parsed.overwrite,
     )
   except loop.Stopped as stopped:
     print(f"jaxrl: {stopped}", file=sys.stderr)

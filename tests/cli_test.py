@@ -74,6 +74,17 @@ def test_overrides_reach_nested_fields_in_both_spellings(calls, config):
   assert got.reward == ("math", "a.py:f") and got.export is False
 
 
+def test_auto_resume_starts_a_run_once_and_then_resumes_it(
+  calls, config, tmp_path
+):
+  args = ["train", config, "--runs", str(tmp_path), "--auto-resume"]
+  assert cli.main(args) == 0
+  (tmp_path / "mine").mkdir()
+  (tmp_path / "mine" / "config.json").write_text("{}")
+  assert cli.main(args) == 0
+  assert [kwargs["resume"] for _, kwargs in calls] == [False, True]
+
+
 @pytest.mark.parametrize("flag", [["--method", "dapo"], ["--method=dapo"]])
 def test_method_switches_and_its_own_options_override(calls, config, flag):
   assert cli.main(["train", config, *flag, "--method.clip_high", "0.4"]) == 0

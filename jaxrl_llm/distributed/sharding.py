@@ -37,6 +37,7 @@ RULES: Rules = {
   "heads": "tensor",
   "kv_heads": "tensor",
   "mlp": "tensor",
+  "length": "tensor",
   "width": "fsdp",
 }
 # The sampler's: nothing is gathered for each token that is drawn.

@@ -67,7 +67,8 @@ class Decoder:
             lambda a, b: jnp.where(slides, a, b), local, turns
           )
       x, kept = block(weights, x, mine, window, cache, layer)
-      return sharding.constrain(x, "rows", None, None), kept
+      # What the backward pass keeps of a block: cut over all devices.
+      return sharding.constrain(x, "rows", "length", None), kept
 
     block = self._block()
     scanned = params["layers"], cache.layers(), slides
@@ -117,7 +118,7 @@ class Decoder:
     if self.embed_scale is not None:
       # Rounded to the dtype before the product, as the models were trained.
       x = x * jnp.asarray(self.embed_scale, self.dtype)
-    return sharding.constrain(x.astype(jnp.float32), "rows", None, None)
+    return sharding.constrain(x.astype(jnp.float32), "rows", "length", None)
 
   def _slides(self):
     """[depth] bool, or None when no layer slides."""
