@@ -117,9 +117,14 @@ class Checkpoint:
   """What survives a kill."""
 
   every: int = 50
-  """steps between saves; 0: only at the end and when told to stop"""
+  """steps between saves, written while the run goes on; 0: only at the end
+  and when told to stop, which wait until all is on disk"""
   keep: int = 2
-  """newest checkpoints kept"""
+  """newest checkpoints kept; an older one is deleted when a newer one is on
+  disk"""
+  keep_period: int = 0
+  """checkpoints of steps that are a multiple of it are kept for good; a
+  multiple of checkpoint.every, 0: none"""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -208,7 +213,10 @@ def validate(config: Experiment) -> None:
     " mini_batches epochs evaluation.examples evaluation.samples"
     " evaluation.batch checkpoint.keep"
   )
-  natural = "reward_workers evaluation.every checkpoint.every logging.samples"
+  natural = (
+    "reward_workers evaluation.every checkpoint.every checkpoint.keep_period"
+    " logging.samples"
+  )
   for names, least in ((positive, 1), (natural, 0)):
     for name in names.split():
       value = operator.attrgetter(name)(config)
@@ -236,6 +244,7 @@ def validate(config: Experiment) -> None:
       " no signal; use evaluation.sampling.greedy."
     )
   _validate_optimizer(config.optimizer)
+  _validate_checkpoint(config.checkpoint)
   if not config.reward:
     raise ValueError(
       "reward must name at least one verifier or file.py:function, got"
@@ -270,6 +279,19 @@ def _validate_optimizer(config: Optimizer) -> None:
         f"optimizer.{name} must be 0 or more and finite, got"
         f" {getattr(config, name)}."
       )
+
+
+def _validate_checkpoint(config: Checkpoint) -> None:
+  if config.keep_period and not config.every:
+    raise ValueError(
+      "checkpoint.keep_period must be 0 where checkpoint.every is 0, got"
+      f" {config.keep_period}: no step is saved on its way."
+    )
+  if config.keep_period and config.keep_period % config.every:
+    raise ValueError(
+      "checkpoint.keep_period must be a multiple of checkpoint.every ="
+      f" {config.every}, got {config.keep_period}: no other steps are saved."
+    )
 
 
 def _validate_sampling(name: str, rule: Sampling) -> None:

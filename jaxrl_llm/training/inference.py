@@ -1,7 +1,6 @@
 """A model without training: held-out accuracy and completions of prompts."""
 
 from collections.abc import Callable
-import contextlib
 import pathlib
 
 import jax
@@ -64,9 +63,7 @@ def evaluate(
     state = run.init_state()
     if checkpoint:
       folder = pathlib.Path(checkpoint).expanduser() / "checkpoints"
-      with contextlib.closing(
-        checkpoints.Checkpointer(folder, keep=1)
-      ) as saver:
+      with checkpoints.Checkpointer(folder, keep=1) as saver:
         state, _, _ = saver.restore(state)
     return held_out(run, pool, state.params)
 

@@ -69,6 +69,7 @@ def train(
   Raises:
     ValueError, TypeError, FileNotFoundError: one line, before the first step.
     Stopped: after SIGINT or SIGTERM, when all is saved.
+    OSError: a checkpoint could not be written; those before it are whole.
   """
   experiment.validate(config)
   folder = pathlib.Path(config.runs).expanduser() / config.name
@@ -78,10 +79,10 @@ def train(
     run = setup.build(config)
     folder.mkdir(parents=True, exist_ok=True)
     saver = stack.enter_context(
-      contextlib.closing(
-        checkpoints.Checkpointer(
-          folder / "checkpoints", keep=config.checkpoint.keep
-        )
+      checkpoints.Checkpointer(
+        folder / "checkpoints",
+        keep=config.checkpoint.keep,
+        keep_period=config.checkpoint.keep_period,
       )
     )
     trainer = _Trainer(run, pool, saver, folder)
@@ -159,7 +160,7 @@ class _Trainer:
     self._plan_state = _same_plan(extra.get("plan", {}), self._plan_state)
 
   def save(self, step: int):
-    """Writes everything that the next step depends on, atomically."""
+    """Begins to write everything that the next step depends on."""
     extra = {
       "batches": self._run.batches.get_state(),
       "plan": self._plan_state,
@@ -176,6 +177,7 @@ class _Trainer:
     if config.export:
       self._display.say(f"exporting to {self._folder / 'export'}")
       export(self._run, self._state.params, self._folder / "export")
+    self._saver.wait()
 
   def _train(self):
     config = self._run.config
@@ -195,6 +197,7 @@ class _Trainer:
     )
     for step in range(self._first, config.steps):
       self._one_step(step, compiling)
+      self._saver.check()
       done = step + 1
       every = config.checkpoint.every
       if done == config.steps or every and done % every == 0:
@@ -283,6 +286,7 @@ class _Trainer:
     """Saves, unless nothing was trained yet, and raises Stopped."""
     if step:
       self.save(step)
+      self._saver.wait()
     raise Stopped(self._signal, step, self._folder)
 
 

@@ -94,6 +94,7 @@ def test_only_the_newest_are_kept_and_any_kept_one_can_be_read(tmp_path):
     for step in (1, 2, 3):
       saver.save(step, {"w": jnp.full(2, step)}, {"step": step})
     saver.save(3, {"w": jnp.zeros(2)})  # there already: stays as it is
+    saver.wait()
     assert saver.steps() == [2, 3] and saver.latest_step() == 3
     got, extra, step = saver.restore({"w": jnp.zeros(2, jnp.int32)}, step=2)
     assert (step, extra["step"], int(got["w"][0])) == (2, 2, 2)
@@ -139,6 +140,7 @@ saver = checkpoint.Checkpointer(sys.argv[1], keep=2)
 for step in range(1, 10_000):
   arrays = {str(i): jnp.full((64, 1024), step) for i in range(24)}
   saver.save(step, arrays, {"step": step})
+  saver.wait()
   print(step, flush=True)
 """
 
@@ -171,6 +173,7 @@ def test_a_kill_in_the_middle_of_a_save_leaves_the_older_one(tmp_path, moment):
     arrays, extra, step = loader.restore(template)
     assert list(folder.glob("*tmp*")) == half  # reading sweeps nothing
     loader.save(step + 1, arrays, {"step": step + 1})  # and it goes on
+    loader.wait()
     assert loader.latest_step() == step + 1
   assert step >= max([done, *printed]) and extra == {"step": step}
   for leaf in arrays.values():
