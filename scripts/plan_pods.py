@@ -1,0 +1,196 @@
+"""Plans every configs/pod_*.py and writes the figures into docs/pods.md.
+
+    python scripts/plan_pods.py                  # all rows, an hour or more
+    python scripts/plan_pods.py --only pod_qwen3_8b v5e:8x8
+    python scripts/plan_pods.py --write          # the tables alone, no compiler
+
+A row is kept in docs/pods.json as soon as it is measured, with the command
+that repeats it alone and the commit; rows of that commit are not measured
+again. Needs libtpu, no TPU.
+"""
+
+import argparse
+import dataclasses
+import json
+import pathlib
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).parents[1]
+FIGURES = ROOT / "docs" / "pods.json"
+PAGE = ROOT / "docs" / "pods.md"
+PROGRAMS = ("train step", "rollout", "score pass")
+_GIB = 2.0**30
+
+FIT = (
+  ("pod_qwen3_0_6b", "v5e:2x4"),
+  ("pod_qwen3_1_7b", "v5e:4x4"),
+  ("pod_qwen3_4b", "v5e:4x8"),
+  ("pod_gemma3_4b", "v5e:4x8"),
+  ("pod_qwen3_8b", "v5e:8x8"),
+  ("pod_llama3_1_8b", "v5e:8x8"),
+  ("pod_qwen3_32b", "v5e:16x16"),
+  ("pod_qwen3_0_6b", "v5p:2x2x1"),
+  ("pod_qwen3_1_7b", "v5p:2x2x1"),
+  ("pod_qwen3_4b", "v5p:2x2x2"),
+  ("pod_gemma3_4b", "v5p:2x2x2"),
+  ("pod_qwen3_8b", "v5p:2x2x4"),
+  ("pod_llama3_1_8b", "v5p:2x2x4"),
+  ("pod_qwen3_32b", "v5p:4x4x4"),
+  ("pod_qwen3_0_6b", "v6e:2x4"),
+  ("pod_qwen3_1_7b", "v6e:2x4"),
+  ("pod_qwen3_4b", "v6e:4x4"),
+  ("pod_gemma3_4b", "v6e:4x4"),
+  ("pod_qwen3_8b", "v6e:4x8"),
+  ("pod_llama3_1_8b", "v6e:4x8"),
+  ("pod_qwen3_32b", "v6e:8x8"),
+)
+# The batch grows with the chips: prompts_per_step of each.
+GROWN = (("v5e:8x8", 64), ("v5e:8x16", 128), ("v5e:16x16", 256))
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """One line of a table.
+
+  Attributes:
+    config: a name in configs/.
+    topology: as `jaxrl plan` takes it.
+    prompts: prompts_per_step; 0 leaves the config's.
+  """
+
+  config: str
+  topology: str
+  prompts: int = 0
+
+  @property
+  def command(self) -> str:
+    """What a person types for the same figures."""
+    more = f" --prompts-per-step {self.prompts}" if self.prompts else ""
+    return f"jaxrl plan {self.config} --topology {self.topology}{more}"
+
+
+def rows() -> list[Row]:
+  """All of them, each once."""
+  grown = [Row("pod_qwen3_8b", *row) for row in GROWN[1:]]
+  return [Row(*row) for row in FIT] + grown
+
+
+def measure(row: Row, commit: str) -> dict:
+  """Compiles the programs of one row."""
+  from jaxrl_llm.training import config_file, plan, plan_report
+
+  config = config_file.load(row.config)
+  if row.prompts:
+    config = dataclasses.replace(config, prompts_per_step=row.prompts)
+  made = plan.make(config, row.topology, only=PROGRAMS, say=print)
+  print(plan_report.text(made), flush=True)
+  return dataclasses.asdict(made) | {"commit": commit}
+
+
+def page_with(page: str, tables: dict[str, str]) -> str:
+  """The page with each table between its two marks."""
+  for name, table in tables.items():
+    start, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
+    before, _, rest = page.partition(start)
+    after = rest.partition(end)[2]
+    if not after:
+      raise ValueError(f"{PAGE} has no pair of marks {start.strip()!r}.")
+    page = f"{before}{start}{table}\n{end}{after}"
+  return page
+
+
+def fit_table(figures: dict[str, dict]) -> str:
+  """A row for each program of each plan."""
+  lines = [
+    "| plan | mesh | program | arguments | temporaries | needs | of |"
+    " TFLOP | received, GiB | compiled in |",
+    "|" + "---|" * 10,
+  ]
+  for row in rows():
+    plan = figures.get(row.command)
+    for i, program in enumerate(plan["programs"] if plan else ()):
+      name = f"`{row.command.removeprefix('jaxrl plan ')}`" if not i else ""
+      mesh = "" if i else _mesh(plan["mesh"])
+      lines.append(f"| {name} | {mesh} | {_cells(program, plan)} |")
+  return "\n".join(lines)
+
+
+def grown_table(figures: dict[str, dict]) -> str:
+  """Bytes of one device as chips and batch grow together."""
+  lines = [
+    "| topology | prompts a step | mesh | train step | rollout | score pass |",
+    "|---|---|---|---|---|---|",
+  ]
+  first = Row("pod_qwen3_8b", GROWN[0][0])
+  for row in (first, *(Row("pod_qwen3_8b", *row) for row in GROWN[1:])):
+    plan = figures.get(row.command)
+    if plan is None:
+      continue
+    needs = " | ".join(_gib(p["needed"]) for p in plan["programs"])
+    prompts = row.prompts or GROWN[0][1]
+    lines.append(
+      f"| {row.topology} | {prompts} | {_mesh(plan['mesh'])} | {needs} |"
+    )
+  return "\n".join(lines)
+
+
+def _mesh(mesh):
+  return " x ".join(f"{k} {v}" for k, v in mesh.items() if v > 1)
+
+
+def _cells(program, plan):
+  moved = program["collectives"]
+  received = "not printed" if moved is None else _gib(sum(moved.values()))
+  return " | ".join(
+    [
+      program["name"],
+      _gib(program["arguments"]),
+      _gib(program["temporaries"]),
+      _gib(program["needed"]),
+      _gib(plan["available"]),
+      f"{program['flops'] / 1e12:,.0f}",
+      received,
+      f"{program['seconds']:.0f} s",
+    ]
+  )
+
+
+def _gib(size):
+  return "" if size is None else f"{size / _GIB:.2f}"
+
+
+def main() -> int:
+  """Measures what is missing and writes the page; 1 if a row does not fit."""
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument("--only", nargs=2, metavar=("CONFIG", "TOPOLOGY"))
+  parser.add_argument("--write", action="store_true", help="no compiling")
+  args = parser.parse_args()
+  git = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
+  commit = subprocess.check_output(git, text=True).strip()
+  figures = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
+  wanted = [] if args.write else rows()
+  if args.only:
+    wanted = [r for r in rows() if [r.config, r.topology] == args.only]
+    if not wanted:
+      parser.error(f"no row {' '.join(args.only)}; see FIT and GROWN.")
+  for row in wanted:
+    if not args.only and figures.get(row.command, {}).get("commit") == commit:
+      continue
+    print(f"\n{row.command}", flush=True)
+    figures[row.command] = measure(row, commit)
+    FIGURES.write_text(json.dumps(figures, indent=1) + "\n")
+  tables = {"plans": fit_table(figures), "grown": grown_table(figures)}
+  PAGE.write_text(page_with(PAGE.read_text(), tables))
+  too_large = [
+    command
+    for command, plan in figures.items()
+    if not all(program["fits"] for program in plan["programs"])
+  ]
+  for command in too_large:
+    print(f"does not fit: {command}", file=sys.stderr)
+  return int(bool(too_large))
+
+
+if __name__ == "__main__":
+  sys.exit(main())
