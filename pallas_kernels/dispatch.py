@@ -21,6 +21,7 @@ device and has set no mesh.
 """
 
 from collections.abc import Callable
+import functools
 import os
 from typing import Any
 import warnings
@@ -43,6 +44,7 @@ def call(
   reference: Callable,
   pallas: Callable | None = None,
   on_tpu: bool = True,
+  cuda: Callable | None = None,
 ) -> Any:
   """Runs the implementation of `op` that `choose` names on `args`.
 
@@ -56,6 +58,8 @@ def call(
       raises blocks.Unsupported, before any other error, for arguments that
       the kernel does not take.
     on_tpu: whether "auto" takes the kernel on TPU.
+    cuda: what "auto" takes on NVIDIA's GPUs; None: xla. It raises
+      blocks.Unsupported as `pallas` does.
 
   Raises:
     ValueError: if impl, or the environment, names nothing that is offered.
@@ -66,17 +70,16 @@ def call(
     return reference(*args)
   if name in ("pallas", "interpret"):
     return pallas(*args, interpret=name == "interpret")
-  if name == "xla" or pallas is None or not on_tpu or not on_one_device():
+  platforms = {}
+  if name == "auto" and on_one_device():
+    if pallas is not None and on_tpu:
+      tpu = functools.partial(pallas, interpret=False)
+      platforms["tpu"] = _or_xla(op, "TPU", tpu, xla)
+    if cuda is not None:
+      platforms["cuda"] = _or_xla(op, "NVIDIA", cuda, xla)
+  if not platforms:
     return xla(*args)
-
-  def kernel_or_xla(*args):
-    try:
-      return pallas(*args, interpret=False)
-    except blocks.Unsupported as error:
-      _warn_once(op, str(error))
-      return xla(*args)
-
-  return jax.lax.platform_dependent(*args, tpu=kernel_or_xla, default=xla)
+  return jax.lax.platform_dependent(*args, **platforms, default=xla)
 
 
 def choose(op: str, impl: str | None, *, kernel: bool) -> str:
@@ -156,8 +159,21 @@ def _kind():
   return jax.devices()[0].device_kind
 
 
-def _warn_once(op, reason):
-  """Warns of a fallback, but only those who trace for a TPU."""
-  if "TPU" in (_kind() or "") and (op, reason) not in _warned:
+def _or_xla(op, maker, kernel, xla):
+  """The kernel, or XLA for what it does not take."""
+
+  def call(*args):
+    try:
+      return kernel(*args)
+    except blocks.Unsupported as error:
+      _warn_once(op, maker, str(error))
+      return xla(*args)
+
+  return call
+
+
+def _warn_once(op, maker, reason):
+  """Warns of a fallback, but only those who trace for a chip of that maker."""
+  if maker in (_kind() or "") and (op, reason) not in _warned:
     _warned.add((op, reason))
     warnings.warn(f"Falling back to XLA. {reason}", stacklevel=2)

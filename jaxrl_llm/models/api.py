@@ -9,10 +9,15 @@ packed training rows and one-token decoding differ in nothing else.
 import dataclasses
 from typing import Any, Protocol, runtime_checkable
 
+from flax import struct
 import jax
-from jaxtyping import Array, Float, Int
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
 
 Params = dict[str, Any]
+
+# A window that no context reaches.
+_GLOBAL = 2**30
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -93,6 +98,25 @@ class ModelConfig:
   max_positions: int = 8192
 
 
+@struct.dataclass
+class Window:
+  """How far back the tokens of one layer see.
+
+  Attributes:
+    width: places, the token's own included.
+    here: whether this layer slides; None: all layers do.
+  """
+
+  width: int = struct.field(pytree_node=False)
+  here: Bool[Array, ""] | None = None
+
+  def tokens(self) -> Int[Array, ""] | int:
+    """The width; in a layer that does not slide, more than any context has."""
+    if self.here is None:
+      return self.width
+    return jnp.where(self.here, self.width, _GLOBAL)
+
+
 @runtime_checkable
 class Cache(Protocol):
   """Keys and values of the past, and the rule by which tokens attend.
@@ -113,12 +137,12 @@ class Cache(Protocol):
     *,
     scale: float,
     softcap: float | None = None,
-    window: Int[Array, ""] | None = None,
+    window: Window | None = None,
   ) -> tuple[Float[Array, "R L H d"], Any]:
     """Attends inside one block; returns the output and what to keep of k, v.
 
-    `layer` is this block's slice of layers(). `window` is a traced scalar
-    (very large in a global layer of a model that also slides).
+    `layer` is this block's slice of layers(). `window` is None if no layer of
+    the model slides.
     """
 
   def updated(self, kept: Any) -> "Cache":

@@ -6,8 +6,9 @@ followed by its G completions side by side, so a group costs S + G * T tokens
 instead of G * (S + T). `Decode` sees one new token a row; the G rows of a group
 share their prompt's keys and values.
 
-The arithmetic is pallas_kernels.prefix_attention; here are the keys and who may
-see whom.
+The arithmetic is pallas_kernels.prefix_attention, or for long rows
+flash_attention (attention.py says when); here are the keys and who may see
+whom.
 """
 
 from typing import Any
@@ -18,7 +19,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from pallas_kernels import prefix_attention
+from jaxrl_llm.models import attention
+from pallas_kernels import flash_attention, prefix_attention
 
 
 def mask_positions(mask: Bool[Array, "R L"]) -> Int[Array, "R L"]:
@@ -56,13 +58,20 @@ class Causal:
     """See api.Cache."""
     del layer
     chex.assert_rank([q, k, v], 4)
+    knobs = {"scale": scale, "softcap": softcap}
+    kept = (_by_head(k), _by_head(v)) if self.keep else None
+    if attention.is_long(q.shape[1] ** 2):
+      pattern = flash_attention.Pattern()
+      out = attention.long_rows(
+        *(q, k, v, self.mask), pattern=pattern, window=window, **knobs
+      )
+      return out, kept
     allowed = _causal(self.mask, window, self.positions())
-    keys = _by_head(k), _by_head(v)
-    part = prefix_attention.Part(*keys, _for_heads(allowed, q, k))
-    out = prefix_attention.attend(
-      _queries(q, k.shape[2]), [part], scale=scale, softcap=softcap
+    part = prefix_attention.Part(
+      _by_head(k), _by_head(v), _for_heads(allowed, q, k)
     )
-    return _outputs(out, q), keys if self.keep else None
+    out = prefix_attention.attend(_queries(q, k.shape[2]), [part], **knobs)
+    return _outputs(out, q), kept
 
   def updated(self, kept):
     """See api.Cache."""
@@ -97,6 +106,29 @@ class Grouped:
   def attend(self, layer, q, k, v, *, scale, softcap=None, window=None):
     """See api.Cache."""
     del layer
+    knobs = {"scale": scale, "softcap": softcap, "window": window}
+    if attention.is_long(self._scores()):
+      pattern = flash_attention.Pattern(
+        prefix=self.prompt_mask.shape[1], branch=self.length
+      )
+      mask = self._mask()
+      return attention.long_rows(q, k, v, mask, pattern=pattern, **knobs), None
+    return self._short(q, k, v, **knobs), None
+
+  def _scores(self):
+    """Of one head of a row."""
+    size, own = self.prompt_mask.shape[1], self.group_size * self.length
+    return size * size + own * (size + self.length)
+
+  def _mask(self):
+    """[B, L] true but on the padding of prompts."""
+    rows, own = self.prompt_mask.shape[0], self.group_size * self.length
+    return jnp.concatenate(
+      [self.prompt_mask, jnp.ones((rows, own), bool)], axis=1
+    )
+
+  def _short(self, q, k, v, *, scale, softcap, window):
+    """The prompt attends, then all completions to it and to themselves."""
     size = self.prompt_mask.shape[1]
     knobs = {"scale": scale, "softcap": softcap, "window": window}
     prompt = [x[:, :size] for x in (q, k, v)]
@@ -120,7 +152,7 @@ class Grouped:
       _queries(own_q, k.shape[2]), parts, scale=scale, softcap=softcap
     )
     second = _outputs(second, own_q).reshape(q[:, size:].shape)
-    return jnp.concatenate([first, second], axis=1), None
+    return jnp.concatenate([first, second], axis=1)
 
   def _allowed(self, window):
     """To the prompt, [B, 1, S] or [N, C, S]; to own tokens, [1 or N, C, C]."""
@@ -132,8 +164,10 @@ class Grouped:
     prompt = jnp.repeat(positions[:, :size], count, axis=0)[:, None]
     own = positions[:, size:].reshape(-1, self.length)
     mask = jnp.repeat(self.prompt_mask, count, axis=0)[:, None]
-    near = own[:, :, None] - prompt < window
-    return mask & near, past & (own[:, :, None] - own[:, None] < window)
+    near = own[:, :, None] - prompt < window.tokens()
+    return mask & near, past & (
+      own[:, :, None] - own[:, None] < window.tokens()
+    )
 
   def updated(self, kept):
     """See api.Cache."""
@@ -195,7 +229,8 @@ class Decode:
     mask = jnp.repeat(self.prompt_mask, group, axis=0)[:, None]
     prompt = jnp.repeat(mask_positions(self.prompt_mask), group, axis=0)
     distance = self.positions()[:, :, None] - prompt[:, None]
-    return mask & (distance < window), to_own & (age < window)
+    tokens = window.tokens()
+    return mask & (distance < tokens), to_own & (age < tokens)
 
   def updated(self, kept):
     """Writes the new token's keys and values at `step`, in place."""
@@ -270,4 +305,6 @@ def _causal(mask, window, positions):
   allowed = jnp.tri(mask.shape[1], dtype=bool)[None] & mask[:, None]
   if window is None:
     return allowed
-  return allowed & (positions[:, :, None] - positions[:, None] < window)
+  return allowed & (
+    positions[:, :, None] - positions[:, None] < window.tokens()
+  )

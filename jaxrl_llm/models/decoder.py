@@ -15,8 +15,6 @@ from jaxrl_llm.distributed import sharding
 from jaxrl_llm.models import api, layers, rope
 from jaxrl_llm.models import cache as caches
 
-# A window that no context reaches: a global layer of a model that also slides.
-_GLOBAL = 2**30
 _POLICIES = {
   "dots": jax.checkpoint_policies.save_only_these_names(layers.PRODUCT),
   "full": jax.checkpoint_policies.nothing_saveable,
@@ -61,7 +59,7 @@ class Decoder:
       weights, layer, slides = scanned
       window, mine = None, turns
       if slides is not None:
-        window = jnp.where(slides, self.config.window, _GLOBAL)
+        window = api.Window(self.config.window, slides)
         if local is not None:
           mine = jax.tree.map(
             lambda a, b: jnp.where(slides, a, b), local, turns

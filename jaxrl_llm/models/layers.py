@@ -9,7 +9,7 @@ from flax import linen as nn
 import jax
 from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from jaxrl_llm.distributed import sharding
 from jaxrl_llm.models import api, linear, rope
@@ -68,7 +68,7 @@ class Attention(nn.Module):
     self,
     x: Float[Array, "R L D"],
     turns: rope.Tables,
-    window: Int[Array, ""] | None,
+    window: api.Window | None,
     cache: api.Cache,
     layer,
   ):

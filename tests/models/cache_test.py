@@ -5,7 +5,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from jaxrl_llm.models import cache
+from jaxrl_llm.models import api, cache
 
 B, G, S, C, H, K, D = 2, 3, 5, 4, 4, 2, 8
 N = B * G
@@ -40,7 +40,7 @@ def _whole_rows(prompt, own, mask, **knobs):
 
 
 def _knobs(softcap, window):
-  window = None if window is None else jnp.int32(window)
+  window = None if window is None else api.Window(window)
   return {"scale": D**-0.5, "softcap": softcap, "window": window}
 
 

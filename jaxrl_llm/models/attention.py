@@ -1,0 +1,100 @@
+"""Attention over whole rows: which form, and where on a mesh it runs.
+
+Short rows attend through pallas_kernels.prefix_attention, which holds all
+scores of a layer and reads each part of a row where it lies: it compiles
+faster, and on a CPU it is faster. Long rows take flash_attention, whose memory
+is linear in the length. The length decides, when a program is traced.
+"""
+
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+from jaxtyping import Array, Bool, Float
+
+from jaxrl_llm.distributed import sharding
+from jaxrl_llm.models import api
+from pallas_kernels import flash_attention
+
+# Scores of one head of one row from which a row is long: 1024 x 1024 tokens.
+LONG = 2**20
+
+_ROWS = ("rows", None, "kv_heads", None)
+
+
+def is_long(scores: int) -> bool:
+  """Whether rows with so many scores a head take flash_attention."""
+  return scores >= LONG
+
+
+def long_rows(
+  q: Float[Array, "R L H d"],
+  k: Float[Array, "R L K d"],
+  v: Float[Array, "R L K d"],
+  mask: Bool[Array, "R L"],
+  *,
+  pattern: flash_attention.Pattern,
+  scale: float,
+  softcap: float | None = None,
+  window: api.Window | None = None,
+) -> Float[Array, "R L H d"]:
+  """flash_attention, on each device's own rows and heads.
+
+  Its kernels cannot be partitioned automatically, so on a mesh it runs in
+  shard_map: rows are cut over "data" and "fsdp", heads over "tensor". A key
+  head that several devices need is repeated; what does not divide stays whole.
+
+  Args:
+    q, k, v: with rotary positions applied.
+    mask: true on real tokens.
+    pattern: without its window.
+    scale, softcap: see api.Cache.
+    window: of this layer; None: no layer slides.
+  """
+  attend = functools.partial(
+    _attend,
+    pattern=pattern,
+    window=window and window.width,
+    scale=scale,
+    softcap=softcap,
+  )
+  here = None if window is None else window.here
+  mesh = sharding.mesh_in_use()
+  if mesh is None:
+    return attend(q, k, v, mask, here)
+  k, v = (_for_each_device(x, q.shape[2], mesh) for x in (k, v))
+  rows = sharding.partition(_ROWS, k.shape, mesh)
+  return jax.shard_map(
+    attend,
+    in_specs=(rows, rows, rows, PartitionSpec(rows[0]), PartitionSpec()),
+    out_specs=rows,
+    check_vma=False,  # splash attention does not say over what it varies
+  )(q, k, v, mask, here)
+
+
+def _attend(q, k, v, mask, here, *, pattern, window, **knobs):
+  def within(window):
+    return functools.partial(
+      flash_attention.flash_attention,
+      pattern=dataclasses.replace(pattern, window=window),
+      **knobs,
+    )
+
+  if here is None:
+    return within(window)(q, k, v, mask=mask)
+  return jax.lax.cond(
+    here,
+    lambda q, k, v, mask: within(window)(q, k, v, mask=mask),
+    lambda q, k, v, mask: within(None)(q, k, v, mask=mask),
+    *(q, k, v, mask),
+  )
+
+
+def _for_each_device(x, heads, mesh):
+  """Key heads, repeated so that "tensor" cuts them if it can."""
+  kv_heads = x.shape[2]
+  cut = math.lcm(kv_heads, mesh.shape[sharding.RULES["kv_heads"]])
+  return jnp.repeat(x, cut // kv_heads, axis=2) if heads % cut == 0 else x
