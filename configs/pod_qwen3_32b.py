@@ -19,7 +19,7 @@ def get_config() -> experiment.Experiment:
   return dataclasses.replace(
     config,
     name="pod_qwen3_32b",
-    completion_length=4096,
+    completion_length=2048,
     mesh=experiment.Mesh(data=1, tensor=8),
     model=dataclasses.replace(config.model, name="Qwen/Qwen3-32B"),
   )

@@ -19,7 +19,7 @@ printf '%s\\n' "$@" >>"$CALLS"
 code="$(head -n 1 "$CODES")"
 sed -i 1d "$CODES"
 if [ "$code" = wait ]; then
-  trap 'echo saved >>"$CALLS"; exit 143' TERM
+  trap 'sleep 0.3; echo saved >>"$CALLS"; exit 143' TERM
   echo ready >>"$CALLS"
   for ((i = 0; i < 200; i++)); do sleep 0.05; done
 fi
@@ -128,8 +128,7 @@ def test_a_signal_goes_on_and_its_save_is_waited_for(place):
   process = place.start("restart.sh", "config", codes=["wait", 0])
   place.wait_for("ready")
   process.send_signal(signal.SIGTERM)
-  process.communicate(timeout=20)
-  assert process.returncode == 143
+  assert process.wait(timeout=20) == 143
   assert place.calls()[-1] == "saved"
 
 
@@ -184,7 +183,7 @@ def test_a_slurm_job_out_of_time_saves_and_is_queued_again(place):
   process = place.start("slurm.sbatch", *args, codes=["wait"], **SLURM)
   place.wait_for("ready")
   process.send_signal(signal.SIGUSR1)
-  process.communicate(timeout=20)
+  process.wait(timeout=20)
   assert place.calls()[-2:] == ["saved", "scontrol requeue 7"]
 
 
