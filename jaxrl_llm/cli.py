@@ -18,6 +18,7 @@ from typing import Any
 
 import jaxrl_llm
 from jaxrl_llm import arguments, heap
+from jaxrl_llm.distributed import cluster, guard
 
 HELP = """\
 usage: jaxrl COMMAND ...
@@ -47,10 +48,18 @@ def script() -> int:
   """The program `jaxrl`: main() in a process with large memory pages."""
   if sys.argv[1:2] in (["train"], ["eval"], ["sample"]):
     heap.use_large_pages()
+    count = cluster.typed_count(sys.argv)
+    if sys.argv[1] != "sample" and cluster.several(count):
+      code = guard.watch()
+      if code is not None:
+        return code
     from pallas_kernels import aot  # imports jax
 
     aot.quiet_without_tpu()
-  return main()
+  code = main()
+  if together := sys.modules.get("jaxrl_llm.distributed.processes"):
+    together.leave(code)
+  return code
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -66,6 +75,13 @@ def main(args: Sequence[str] | None = None) -> int:
       raise
     print(f"jaxrl: {_one_line(error)}", file=sys.stderr)
     return 2
+  except RuntimeError as error:
+    together = sys.modules.get("jaxrl_llm.distributed.processes")
+    line = together.lost(error) if together else None
+    if line is None:
+      raise
+    print(f"jaxrl: {line}", file=sys.stderr)
+    return guard.LOST
   except KeyboardInterrupt:
     print("jaxrl: stopped.", file=sys.stderr)
     return 130
@@ -111,6 +127,7 @@ def _train(args: list[str]) -> int:
     launchers, which run one command again and again"""
     overwrite: tyro.conf.FlagCreatePairsOff[bool] = False
     """deletes what the run of this name has written and starts anew"""
+    processes: cluster.Processes = cluster.Processes()
 
   parsed = arguments.parse(
     Train, Train(config=config), rest, f"jaxrl train {name}"
@@ -121,6 +138,7 @@ def _train(args: list[str]) -> int:
   # Before the processes meet, so that all see what there was before any began.
   folder = pathlib.Path(parsed.config.runs).expanduser() / parsed.config.name
   started = parsed.auto_resume and (folder / "config.json").exists()
+  main_process = _join(parsed.processes)
   from jaxrl_llm.training import loop  # slow: after the checks
 
   try:
@@ -132,8 +150,20 @@ def _train(args: list[str]) -> int:
   except loop.Stopped as stopped:
     print(f"jaxrl: {stopped}", file=sys.stderr)
     return 128 + stopped.signum
-  print(f"{folder / 'report.html'}")
+  if main_process:
+    print(f"{folder / 'report.html'}")
   return 0
+
+
+def _join(given: cluster.Processes) -> bool:
+  """Finds the other processes, if there are any; whether this one is main."""
+  cluster.check(given)
+  if not cluster.several(given.count):
+    return True
+  from jaxrl_llm.distributed import processes
+
+  processes.initialize(given)
+  return processes.is_main()
 
 
 def _evaluate(args: list[str]) -> None:
@@ -150,6 +180,7 @@ def _evaluate(args: list[str]) -> None:
     weights: str | None = None
     """evaluates this model instead of model.name: an alias, folder, hub id or
     .gguf file"""
+    processes: cluster.Processes = cluster.Processes()
 
   default = Evaluate(config=config)
   parsed = arguments.parse(Evaluate, default, rest, f"jaxrl eval {name}")
@@ -158,12 +189,13 @@ def _evaluate(args: list[str]) -> None:
   from jaxrl_llm.training import experiment
 
   experiment.validate(parsed.config)
+  main_process = _join(parsed.processes)
   from jaxrl_llm.training import inference  # slow: after the checks
 
   result = inference.evaluate(
     parsed.config, checkpoint=parsed.checkpoint, weights=parsed.weights
   )
-  for key, value in result.metrics.items():
+  for key, value in result.metrics.items() if main_process else ():
     print(f"{key:<16}{value:.4f}" if value % 1 else f"{key:<16}{value:g}")
 
 

@@ -17,6 +17,8 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
+from jaxrl_llm.distributed import processes
+
 AXES = ("data", "fsdp", "tensor")
 ROWS = ("data", "fsdp")
 _FILLED = 0.7  # of a device's memory by parameters and optimizer state
@@ -70,6 +72,7 @@ def make_mesh(
     fsdp = rows // data if data else _fewest(rows, tensor, state_bytes, devices)
   shape = (rows // fsdp, fsdp, tensor)
   used = devices[: math.prod(shape)]
+  _check_processes(used, devices, prompts)
   if len(used) == 1:
     return None
   return Mesh(_layout(shape, used), AXES, axis_types=(AxisType.Auto,) * 3)
@@ -82,6 +85,18 @@ def _impossible(prompts, data, fsdp, tensor, count):
     " must divide prompts_per_step, and data * fsdp * tensor be at most the"
     " number of devices."
   )
+
+
+def _check_processes(used, devices, prompts):
+  """Raises ValueError if a process would have nothing to do."""
+  here, there = ({d.process_index for d in each} for each in (used, devices))
+  if here != there:
+    raise ValueError(
+      f"prompts_per_step={prompts} gives work to {len(used)} of"
+      f" {len(devices)} devices and to {len(here)} of {len(there)} processes;"
+      f" let it be a multiple of {len(devices)} (over mesh.tensor), or start"
+      " fewer processes."
+    )
 
 
 def _fewest(rows, tensor, state_bytes, devices):
@@ -153,7 +168,7 @@ def place_rows(tree: Any, mesh: Mesh | None) -> Any:
   def place(leaf):
     even = np.ndim(leaf) and leaf.shape[0] % shares == 0
     spec = PartitionSpec(ROWS) if even else PartitionSpec()
-    return jax.device_put(leaf, NamedSharding(mesh, spec))
+    return processes.put(leaf, NamedSharding(mesh, spec))
 
   if mesh is None:
     return replicate(tree, None)
@@ -168,4 +183,5 @@ def replicate(tree: Any, mesh: Mesh | None) -> Any:
   """
   if mesh is None:
     return jax.device_put(tree, jax.devices()[0])
-  return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+  whole = NamedSharding(mesh, PartitionSpec())
+  return jax.tree.map(lambda leaf: processes.put(leaf, whole), tree)

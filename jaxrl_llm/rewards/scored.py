@@ -86,5 +86,28 @@ class Assembly:
     return f"{self._labels[k]}/{key}"
 
 
+def join(parts: Sequence[Scored]) -> Scored:
+  """What the rewards said of several batches, as of one; at least one."""
+  if len(parts) == 1:
+    return parts[0]
+  names = dict.fromkeys(name for part in parts for name in part.components)
+  return Scored(
+    rewards=np.concatenate([part.rewards for part in parts]),
+    components={
+      name: np.concatenate(
+        [
+          part.components.get(name, _missing(len(part.rewards)))
+          for part in parts
+        ]
+      )
+      for name in names
+    },
+    failures={
+      kind: sum(part.failures[kind] for part in parts) for kind in KINDS
+    },
+    messages=[text for part in parts for text in part.messages],
+  )
+
+
 def _missing(rows: int) -> np.ndarray:
   return np.full(rows, np.nan, np.float32)

@@ -13,7 +13,7 @@ import numpy as np
 from jaxrl_llm import types
 from jaxrl_llm.data import prompts as encoding
 from jaxrl_llm.data import sources, tokenizers
-from jaxrl_llm.distributed import weight_sync
+from jaxrl_llm.distributed import processes, weight_sync
 from jaxrl_llm.rollout import engine
 
 
@@ -124,15 +124,21 @@ class Collector:
       self.key,
       np.int32(step),
     )
-    out = jax.device_get(out)
+    out = processes.to_host(out)
     return Samples(
       problems=problems,
       prompts=tokens,
       prompt_mask=mask,
       generation=out,
       prompt_texts=texts,
-      texts=[
-        self.tokenizer.decode(row[keep].tolist())
-        for row, keep in zip(out.completions, out.mask, strict=True)
-      ],
+      texts=self._decode(out),
     )
+
+  def _decode(self, out: engine.Generation) -> list[str]:
+    """Texts of all completions; each process decodes its share."""
+
+    def share(rows):
+      kept = zip(out.completions[rows], out.mask[rows], strict=True)
+      return [self.tokenizer.decode(row[keep].tolist()) for row, keep in kept]
+
+    return sum(processes.divided(share, len(out.mask)), [])

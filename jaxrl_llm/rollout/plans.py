@@ -11,12 +11,12 @@ second round in a step are numbered on from those of the first.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-import dataclasses
 from typing import Any
 
 import numpy as np
 
 from jaxrl_llm import types
+from jaxrl_llm.rewards import scored as scoring
 from jaxrl_llm.rollout import groups as grouping
 
 
@@ -65,7 +65,7 @@ class Sampler:
   def seen(self) -> tuple[Any, Any]:
     """(samples, scored) of all rounds: what the policy does, unfiltered."""
     samples, scored = zip(*self._rounds, strict=True)
-    return grouping.join_samples(samples), _join_scored(scored)
+    return grouping.join_samples(samples), scoring.join(scored)
 
 
 def one_round() -> types.Plan:
@@ -103,28 +103,3 @@ def greedy_baseline(inner: types.Plan | None = None) -> types.Plan:
     return found, state, metrics | {"plan/greedy_reward": mean}
 
   return types.Plan(inner.init, gather, (*inner.extras, "greedy_rewards"))
-
-
-def _join_scored(rounds: Sequence[Any]) -> Any:
-  """What the rewards said of all rounds, as of one."""
-  if len(rounds) == 1:
-    return rounds[0]
-  names = dict.fromkeys(name for scored in rounds for name in scored.components)
-  return dataclasses.replace(
-    rounds[0],
-    rewards=np.concatenate([scored.rewards for scored in rounds]),
-    components={
-      name: np.concatenate(
-        [
-          scored.components.get(name, np.full_like(scored.rewards, np.nan))
-          for scored in rounds
-        ]
-      )
-      for name in names
-    },
-    failures={
-      kind: sum(scored.failures[kind] for scored in rounds)
-      for kind in rounds[0].failures
-    },
-    messages=[text for scored in rounds for text in scored.messages],
-  )

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 
 from jaxrl_llm.distributed import mesh as meshes
+from jaxrl_llm.distributed import processes
 from jaxrl_llm.methods import saved
 from jaxrl_llm.models.weights import hf
 from jaxrl_llm.rollout import plans
@@ -28,6 +29,10 @@ from jaxrl_llm.training import (
 from jaxrl_llm.training import checkpoint as checkpoints
 from jaxrl_llm.training import metrics as metric_files
 from jaxrl_llm.training import progress as displays
+
+# Seconds in which a second signal is the first one again: launchers send one to
+# every process of a job, and the guard passes its own on.
+_ECHO = 1.0
 
 
 class Stopped(Exception):
@@ -73,11 +78,13 @@ def train(
   """
   experiment.validate(config)
   folder = pathlib.Path(config.runs).expanduser() / config.name
-  _prepare(folder, resume=resume, overwrite=overwrite)
+  processes.on_main(
+    lambda: _prepare(folder, resume=resume, overwrite=overwrite)
+  )
   with contextlib.ExitStack() as stack:
     pool = stack.enter_context(setup.make_pool(config))
     run = setup.build(config)
-    folder.mkdir(parents=True, exist_ok=True)
+    processes.on_main(lambda: folder.mkdir(parents=True, exist_ok=True))
     saver = stack.enter_context(
       checkpoints.Checkpointer(
         folder / "checkpoints",
@@ -88,12 +95,11 @@ def train(
     trainer = _Trainer(run, pool, saver, folder)
     if resume and saver.steps():
       trainer.restore()
-    (folder / "config.json").write_text(
-      json.dumps(describe(config), indent=2) + "\n"
-    )
+    text = json.dumps(describe(config), indent=2) + "\n"
+    processes.on_main(lambda: (folder / "config.json").write_text(text))
     stack.enter_context(trainer)
     trainer.run()
-  report.write_report(folder)
+  processes.on_main(lambda: report.write_report(folder))
   return folder
 
 
@@ -107,18 +113,24 @@ class _Trainer:
     self._plan_state = run.method.plan.init()
     self._reference = run.reference()
     self._first = 0
-    self._signal = None
+    self._signal, self._heard = None, 0.0
     self._writer = self._display = None
     self._step_fn = None
 
   def __enter__(self):
     config = self._run.config
     resumed = self._first or None
-    self._writer = metric_files.MetricsWriter(
-      self._folder, config.logging, resume_step=resumed
-    )
+    main = processes.is_main()
+    self._writer = metric_files.NoWriter()
+    if main:
+      self._writer = metric_files.MetricsWriter(
+        self._folder, config.logging, resume_step=resumed
+      )
     self._display = displays.Progress(
-      total=config.steps, start=self._first, header=self._header()
+      total=config.steps,
+      start=self._first,
+      header=self._header(),
+      quiet=not main,
     )
     self._handlers = {
       number: signal.signal(number, self._on_signal)
@@ -134,9 +146,11 @@ class _Trainer:
 
   def _on_signal(self, number, frame):
     del frame
-    if self._signal is not None:
+    if self._signal is not None and time.monotonic() > self._heard + _ECHO:
       raise KeyboardInterrupt
-    self._signal = number
+    if self._signal is not None:
+      return
+    self._signal, self._heard = number, time.monotonic()
     self._display.say("stopping soon, all is saved first; again: at once")
 
   def _header(self) -> dict[str, Any]:
@@ -150,7 +164,7 @@ class _Trainer:
       "method": type(config.method).__name__,
       "batch": f"{config.prompts_per_step} prompts x {config.group_size}",
       "devices": f"{devices} x {jax.devices()[0].device_kind}",
-    }
+    } | ({"processes": processes.count()} if processes.count() > 1 else {})
 
   def restore(self):
     """Loads the newest checkpoint into state, data order and position."""
@@ -202,7 +216,7 @@ class _Trainer:
       every = config.checkpoint.every
       if done == config.steps or every and done % every == 0:
         self.save(done)
-      if self._signal and done < config.steps:
+      if self._told() and done < config.steps:
         self._stop(done)
       if not self._evaluated(done):
         self.evaluate(done)
@@ -266,7 +280,7 @@ class _Trainer:
 
     def say(done, total):
       self._display.evaluating(done, total)
-      if self._signal and done < total:
+      if self._told() and done < total:
         self._stop(step)
 
     result = inference.held_out(
@@ -275,12 +289,22 @@ class _Trainer:
     self._writer.evaluation(step, result.metrics, result.rows)
     self._display.evaluation(step, result.metrics)
 
+  def _told(self) -> bool:
+    """Whether any process was told to stop; all agree."""
+    agreed = max(processes.gather(self._signal or 0))
+    if agreed:
+      self._signal = agreed
+    return bool(agreed)
+
   def _evaluated(self, step: int) -> bool:
     """Whether no evaluation is owed after `step` steps."""
     every = self._run.config.evaluation.every
     due = step in (0, self._run.config.steps) or every and step % every == 0
-    rows = metric_files.read(self._folder / metric_files.EVALUATIONS)
-    return not due or any(row["step"] == step for row in rows)
+    if not due:
+      return True
+    file = self._folder / metric_files.EVALUATIONS
+    rows = processes.on_main(lambda: metric_files.read(file))
+    return any(row["step"] == step for row in rows)
 
   def _stop(self, step: int):
     """Saves, unless nothing was trained yet, and raises Stopped."""
@@ -319,7 +343,9 @@ class _Clock:
 
 def export(run: setup.Run, params, folder: pathlib.Path) -> None:
   """Writes a folder that transformers loads, replacing an older one."""
-  params = jax.device_get(params)
+  params = processes.to_host(params)
+  if not processes.is_main():
+    return
   scratch = folder.with_name(folder.name + ".new")
   shutil.rmtree(scratch, ignore_errors=True)
   scratch.mkdir(parents=True)

@@ -143,6 +143,24 @@ class MetricsWriter:
       self._wandb.log(numbers, step=step)
 
 
+class NoWriter:
+  """A MetricsWriter that writes nothing: of a process that is not the main."""
+
+  def write(self, step: int, metrics: Mapping[str, Any]) -> None:
+    """Nothing."""
+
+  def samples(self, step: int, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Nothing."""
+
+  def evaluation(
+    self, step: int, metrics: Mapping[str, Any], rows: Sequence = ()
+  ) -> None:
+    """Nothing."""
+
+  def close(self) -> None:
+    """Nothing."""
+
+
 def read(path: str | os.PathLike) -> list[dict[str, Any]]:
   """The lines of a .jsonl file, [] if there is none; a torn end is left out."""
   path = pathlib.Path(path)

@@ -42,6 +42,7 @@ class Progress:
     header: Mapping[str, Any],
     interval: float = 2.0,
     console: rich.console.Console | None = None,
+    quiet: bool = False,
   ):
     """Prints the header and starts the bar if this is a terminal.
 
@@ -52,9 +53,12 @@ class Progress:
       interval: seconds between two printed lines of steps; the first and the
         last step are always printed.
       console: where to print; standard output if None.
+      quiet: print nothing there.
     """
     self._total, self._start, self._interval = total, start, interval
-    self._console = console or rich.console.Console(highlight=False)
+    self._console = console or rich.console.Console(
+      highlight=False, quiet=quiet
+    )
     self._seconds = deque(maxlen=20)  # of the last steps
     self._last_line = -math.inf
     self._hint_step: dict[str, int] = {}

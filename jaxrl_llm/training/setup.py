@@ -4,7 +4,8 @@ Nothing is compiled yet and no step has run, so whatever is wrong with a
 config, a file or a name costs seconds, not hours.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+import contextlib
 import dataclasses
 import functools
 from typing import Any
@@ -20,6 +21,7 @@ from jaxrl_llm.distributed import weight_sync
 from jaxrl_llm.methods import base
 from jaxrl_llm.models import api, families
 from jaxrl_llm.models.weights import resolve
+from jaxrl_llm.rewards import divided
 from jaxrl_llm.rewards import pool as pools
 from jaxrl_llm.rollout import collect, engine, sampling
 from jaxrl_llm.training import critic, experiment, optimizer, score, step
@@ -96,14 +98,16 @@ class Run:
     return self.loaded.params
 
 
-def make_pool(config: experiment.Experiment) -> pools.RewardPool:
-  """Starts the processes that score; a context manager."""
-  return pools.RewardPool(
+@contextlib.contextmanager
+def make_pool(config: experiment.Experiment) -> Iterator[divided.DividedPool]:
+  """Starts the workers that score; a context manager."""
+  with pools.RewardPool(
     config.reward,
     weights=config.reward_weights,
     timeout=config.reward_timeout,
     workers=config.reward_workers,
-  )
+  ) as pool:
+    yield divided.DividedPool(pool)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

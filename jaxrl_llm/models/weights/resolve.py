@@ -18,6 +18,7 @@ import huggingface_hub
 import jax
 
 from jaxrl_llm.data import tokenizers
+from jaxrl_llm.distributed import processes
 from jaxrl_llm.models import api, families, shapes
 from jaxrl_llm.models.weights import assemble, gguf, hf
 
@@ -123,7 +124,7 @@ def _tiny(sharding: Any, seed: int) -> Loaded:
   params = families.build(families.TINY).init(jax.random.key(seed))
   if sharding is not None:
     places = assemble.places(families.TINY, params, sharding)
-    params = jax.device_put(params, places)
+    params = jax.tree.map(processes.put, params, places)
   return Loaded(
     config=families.TINY,
     params=params,

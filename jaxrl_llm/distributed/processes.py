@@ -1,0 +1,167 @@
+"""One run in several processes, by JAX's distributed runtime.
+
+Every process runs the same program on the same host arrays and holds its own
+devices' part of everything else. Host work that is dear (decoding, rewards) is
+divided; its results are gathered, so all processes decide alike. Only the main
+process writes logs.
+
+Each function here that needs the others must be called by all, in one order.
+"""
+
+from collections.abc import Callable
+import contextlib
+import os
+import pickle
+import sys
+from typing import Any, TypeVar
+
+import jax
+from jax.experimental import multihost_utils
+import numpy as np
+
+from jaxrl_llm.distributed import cluster, guard
+
+T = TypeVar("T")
+
+# Seconds without a sign of life after which a process counts as lost.
+HEARTBEAT = 30
+# Seconds that a process waits for the others at its end.
+_SHUTDOWN = 15
+# Bytes of an array that are gathered at once, on every device.
+_PIECE = 2**30
+# Words of the runtime's errors when a peer is gone.
+_GONE = ("gloo", "unavailable", "heartbeat", "coordination", "deadline")
+
+
+def initialize(given: cluster.Processes) -> None:
+  """Joins the other processes; before anything else of JAX.
+
+  Nothing happens for a process on its own. TPU pods (VM metadata, GKE), SLURM
+  and Open MPI are found by jax.distributed.
+
+  Raises:
+    ValueError: if the fields do not go together, or no one answers; one line.
+  """
+  cluster.check(given)
+  if given.count == 1:
+    return
+  # A signal is agreed on between steps; the service would take SIGTERM first.
+  jax.config.update("jax_enable_preemption_service", False)
+  try:
+    jax.distributed.initialize(
+      coordinator_address=given.coordinator or None,
+      num_processes=given.count or None,
+      process_id=None if given.index < 0 else given.index,
+      heartbeat_timeout_seconds=HEARTBEAT,
+      shutdown_timeout_seconds=_SHUTDOWN,
+    )
+  except (RuntimeError, ValueError, OSError) as error:
+    reason = " ".join(str(error).split())[:200]
+    raise ValueError(
+      f"the processes of this run did not find each other ({reason}); set"
+      " --processes.coordinator HOST:PORT, --processes.count and"
+      " --processes.index, or --processes.count 1 for a run on its own."
+    ) from error
+
+
+def count() -> int:
+  """How many processes share the run."""
+  return jax.process_count()
+
+
+def is_main() -> bool:
+  """Whether this process writes what there is one of."""
+  return jax.process_index() == 0
+
+
+def gather(value: T) -> list[T]:
+  """What each process gave, by its number; anything that pickle takes."""
+  if count() == 1:
+    return [value]
+  data = np.frombuffer(pickle.dumps(value), np.uint8)
+  sizes = multihost_utils.process_allgather(np.array([data.size], np.int32))
+  padded = np.zeros(sizes.max(), np.uint8)
+  padded[: data.size] = data
+  rows = multihost_utils.process_allgather(padded)
+  return [
+    pickle.loads(row[:size].tobytes())
+    for row, size in zip(rows, sizes.ravel(), strict=True)
+  ]
+
+
+def divided(work: Callable[[slice], T], size: int) -> list[T]:
+  """Does a share of `size` things in each process.
+
+  Args:
+    work: what to do with the things of a slice.
+    size: how many there are; shares differ by one at most, and may be empty.
+
+  Returns:
+    The results of all processes, in the order of the things.
+  """
+  here = jax.process_index()
+  bounds = [size * i // count() for i in (here, here + 1)]
+  return gather(work(slice(*bounds)))
+
+
+def on_main(function: Callable[[], T]) -> T:
+  """What the main process got, in every one; its error is raised in all.
+
+  For files: the others may see them later, or not at all.
+  """
+  outcome = None
+  if is_main():
+    try:
+      outcome = function(), None
+    except (ValueError, TypeError, OSError) as error:
+      if count() == 1:
+        raise
+      outcome = None, error
+  value, error = gather(outcome)[0]
+  if error is not None:
+    raise error
+  return value
+
+
+def to_host(tree: Any) -> Any:
+  """Arrays of all processes' devices, whole, as numpy on each of them."""
+  return jax.tree.map(_to_host, tree)
+
+
+def _to_host(leaf: Any) -> np.ndarray:
+  whole = not isinstance(leaf, jax.Array) or leaf.is_fully_addressable
+  if whole or leaf.is_fully_replicated:
+    return np.asarray(leaf)
+  if leaf.nbytes > _PIECE and leaf.ndim > 1:
+    return np.stack([_to_host(row) for row in leaf])
+  return multihost_utils.process_allgather(leaf, tiled=True)
+
+
+def put(leaf: Any, place: jax.sharding.Sharding) -> jax.Array:
+  """A host array that all processes hold, on the devices of them all."""
+  if place.is_fully_addressable:
+    return jax.device_put(leaf, place)
+  leaf = np.asarray(leaf)
+  return jax.make_array_from_callback(leaf.shape, place, leaf.__getitem__)
+
+
+def lost(error: BaseException) -> str | None:
+  """One line if the error means that a process is gone, else None."""
+  together = jax.distributed.is_initialized()
+  if not (together and isinstance(error, jax.errors.JaxRuntimeError)):
+    return None
+  text = str(error).lower()
+  return guard.lost_line() if any(word in text for word in _GONE) else None
+
+
+def leave(code: int) -> None:
+  """Ends this process: with the others if they end too, else without them."""
+  if not jax.distributed.is_initialized():
+    return
+  sys.stdout.flush()
+  sys.stderr.flush()
+  if code != guard.LOST:
+    # Where only this process ends, the others' end is not waited for long.
+    with contextlib.suppress(jax.errors.JaxRuntimeError):
+      jax.distributed.shutdown()
+  os._exit(code)
