@@ -103,7 +103,8 @@ def join(parts: Sequence[Scored]) -> Scored:
       for name in names
     },
     failures={
-      kind: sum(part.failures[kind] for part in parts) for kind in KINDS
+      kind: sum(part.failures[kind] for part in parts)
+      for kind in parts[0].failures
     },
     messages=[text for part in parts for text in part.messages],
   )
