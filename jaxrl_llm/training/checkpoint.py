@@ -16,11 +16,10 @@ import time
 from typing import Any
 
 import jax
-from jax.experimental import multihost_utils
 import jax.numpy as jnp
-import numpy as np
 import orbax.checkpoint as ocp
 
+from jaxrl_llm.distributed import processes
 from jaxrl_llm.training import checkpoint_contents as page
 from jaxrl_llm.training import checkpoint_folder as places
 
@@ -152,7 +151,8 @@ class Checkpointer:
 
   def steps(self) -> list[int]:
     """The complete steps, oldest first, without those found damaged."""
-    return sorted(set(places.steps(self._folder)) - self._damaged.keys())
+    found = processes.on_main(lambda: places.steps(self._folder))
+    return sorted(set(found) - self._damaged.keys())
 
   def latest_step(self) -> int | None:
     """The newest complete step, or None."""
@@ -203,15 +203,16 @@ class Checkpointer:
     """Arrays and extra of a step; Damaged if it is not what was saved."""
     names = page.named(template)
     wanted = page.filled(names)
-    damage = None
+    folder = self._folder / f"{step}"
+    contents = processes.on_main(lambda: page.read(folder / _CONTENTS))
+    self._refuse_other_config(step, contents, wanted)
+    arrays, damage = None, ""
     try:
-      contents = page.read(self._folder / f"{step}" / _CONTENTS)
-      self._refuse_other_config(step, contents, wanted)
-      arrays = page.read_arrays(self._folder / f"{step}" / _ARRAYS, wanted)
+      arrays = page.read_arrays(folder / _ARRAYS, wanted)
     except Damaged as error:
-      damage = error
-    if _anywhere(damage is not None):
-      raise damage or Damaged("another process could not read it")
+      damage = str(error)
+    if damage := max(processes.gather(damage)):
+      raise Damaged(damage)
     page.check(contents, arrays)
     leaves = [
       arrays[name] if name in arrays else jnp.zeros(leaf.shape, leaf.dtype)
@@ -265,12 +266,7 @@ class Checkpointer:
     """
     if self._damaged:
       self._let_go()  # it remembers them
-    if jax.process_index() == 0:
-      places.sweep(self._folder)
-      for step in self._damaged:
-        places.put_aside(self._folder / f"{step}")
-    if jax.process_count() > 1:
-      multihost_utils.sync_global_devices("checkpoints are tidy")
+    processes.on_main(lambda: places.tidy(self._folder, self._damaged))
     self._damaged = {}
 
   def _watch(self) -> None:
@@ -298,10 +294,10 @@ class Checkpointer:
       with contextlib.suppress(Exception):  # it has failed before
         self._let_go()
       self._manager = None
-      if jax.process_index() == 0:
+      if processes.is_main():
         places.sweep(self._folder)
       free = places.human(places.free(self._folder))
-      steps = ", ".join(map(str, self.steps())) or "none"
+      steps = ", ".join(map(str, sorted(places.steps(self._folder)))) or "none"
       raise OSError(
         f"the checkpoint of step {step} could not be written to"
         f" {self._folder}: {page.short(error)}. It needs about"
@@ -310,13 +306,6 @@ class Checkpointer:
       ) from error
 
 
-def _anywhere(here: bool) -> bool:
-  """Whether it is so in any process of the run."""
-  if jax.process_count() == 1:
-    return here
-  return bool(multihost_utils.process_allgather(np.array(here)).any())
-
-
 def _to_stderr(line: str) -> None:
-  if jax.process_index() == 0:
+  if processes.is_main():
     print(f"jaxrl: {line}", file=sys.stderr, flush=True)

@@ -5,6 +5,7 @@
 115.damaged/                     was found damaged and put aside
 """
 
+from collections.abc import Iterable
 import contextlib
 import pathlib
 import shutil
@@ -33,13 +34,11 @@ def half_written(folder: pathlib.Path) -> int:
   return total
 
 
-def put_aside(path: pathlib.Path) -> None:
-  """Renames a step to a name that is not taken for one."""
-  number, free = 1, path.with_name(f"{path.name}.damaged")
-  while free.exists():
-    number += 1
-    free = path.with_name(f"{path.name}.damaged.{number}")
-  path.rename(free)
+def tidy(folder: pathlib.Path, damaged: Iterable[int]) -> None:
+  """Removes what is half-written, and puts aside the damaged steps."""
+  sweep(folder)
+  for step in damaged:
+    _put_aside(folder / f"{step}")
 
 
 def free(folder: pathlib.Path) -> int:
@@ -62,3 +61,12 @@ def human(count: float) -> str:
 
 def _half_written(folder: pathlib.Path) -> list[pathlib.Path]:
   return list(folder.glob("*.orbax-checkpoint-tmp*"))
+
+
+def _put_aside(path: pathlib.Path) -> None:
+  """Renames a step to a name that is not taken for one."""
+  number, free_name = 1, path.with_name(f"{path.name}.damaged")
+  while free_name.exists():
+    number += 1
+    free_name = path.with_name(f"{path.name}.damaged.{number}")
+  path.rename(free_name)
