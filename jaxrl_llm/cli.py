@@ -135,12 +135,14 @@ def _train(args: list[str]) -> int:
   from jaxrl_llm.training import experiment
 
   experiment.validate(parsed.config)
-  # Before the processes meet, so that all see what there was before any began.
-  folder = pathlib.Path(parsed.config.runs).expanduser() / parsed.config.name
-  started = parsed.auto_resume and (folder / "config.json").exists()
   main_process = _join(parsed.processes)
-  from jaxrl_llm.training import loop  # slow: after the checks
+  from jaxrl_llm.distributed import processes  # slow: after the checks
+  from jaxrl_llm.training import loop
 
+  folder = pathlib.Path(parsed.config.runs).expanduser() / parsed.config.name
+  started = parsed.auto_resume and processes.on_main(
+    (folder / "config.json").exists
+  )
   try:
     folder = loop.train(
       parsed.config,

@@ -18,6 +18,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
 from jaxrl_llm.distributed import processes
+from pallas_kernels import blocks
 
 AXES = ("data", "fsdp", "tensor")
 ROWS = ("data", "fsdp")
@@ -113,13 +114,19 @@ def _fewest(rows, tensor, state_bytes, devices):
 
 
 def device_bytes(device: jax.Device) -> int:
-  """Memory of an accelerator; 0 where it is the host's or not known."""
+  """Memory of an accelerator; 0 where it is the host's or not known.
+
+  An absent device of a topology has no statistics: its chip says, so that a
+  plan chooses the mesh that a run would.
+  """
   if device.platform == "cpu":
     return 0
   try:
     return int((device.memory_stats() or {}).get("bytes_limit", 0))
   except (jax.errors.JaxRuntimeError, NotImplementedError, AttributeError):
-    return 0  # an absent device of a topology has no statistics
+    chips = blocks.CHIPS.values()
+    kind = device.device_kind
+    return next((chip.hbm_bytes for chip in chips if kind in chip.kinds), 0)
 
 
 def _layout(shape, devices):

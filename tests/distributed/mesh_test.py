@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from jaxrl_llm.distributed import mesh as meshes
+from pallas_kernels import aot, blocks
 
 
 def shape(*args, **kwargs):
@@ -37,6 +38,13 @@ def test_parameters_are_cut_as_little_as_the_memory_allows(monkeypatch):
 
 def test_the_host_memory_of_a_cpu_is_not_a_device_memory():
   assert meshes.device_bytes(jax.devices("cpu")[0]) == 0
+
+
+@pytest.mark.skipif(not aot.available(), reason="libtpu is not installed")
+def test_an_absent_chip_has_the_memory_of_its_kind():
+  devices = aot.devices("v5e:2x2")
+  assert meshes.device_bytes(devices[0]) == blocks.CHIPS["v5e"].hbm_bytes
+  assert shape(8, state_bytes=40 * 2**30, devices=devices) == (1, 4, 1)
 
 
 @pytest.mark.parametrize(
