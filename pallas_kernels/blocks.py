@@ -31,6 +31,7 @@ class Chip(NamedTuple):
     vmem_mib: VMEM of one core.
     hbm_gib: memory that a program may have on one device, as the compiler
       states it when it refuses one that needs more.
+    devices: that JAX counts in one chip.
   """
 
   name: str
@@ -38,6 +39,7 @@ class Chip(NamedTuple):
   topology: str
   vmem_mib: int
   hbm_gib: float
+  devices: int = 1
 
   @property
   def vmem_bytes(self) -> int:
@@ -56,11 +58,11 @@ class Chip(NamedTuple):
 
 
 _CHIPS = (
-  Chip("v4", ("TPU v4",), "v4:2x2x1", 16, 15.25),
+  Chip("v4", ("TPU v4",), "v4:2x2x1", 16, 15.25, 2),
   Chip("v5e", ("TPU v5 lite", "TPU v5e"), "v5e:2x2", 128, 15.75),
   Chip("v5p", ("TPU v5", "TPU v5p"), "v5p:2x2x1", 64, 95.73),
   Chip("v6e", ("TPU v6 lite", "TPU v6e"), "v6e:2x2", 128, 31.24),
-  Chip("v7x", ("TPU7x", "TPU7", "TPU v7x"), "tpu7x:2x2x1", 64, 94.74),
+  Chip("v7x", ("TPU7x", "TPU7", "TPU v7x"), "tpu7x:2x2x1", 64, 94.74, 2),
 )
 CHIPS = {chip.name: chip for chip in _CHIPS}
 

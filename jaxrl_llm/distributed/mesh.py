@@ -14,7 +14,13 @@ from typing import Any
 
 import jax
 from jax.experimental import mesh_utils
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import (
+  AbstractMesh,
+  AxisType,
+  Mesh,
+  NamedSharding,
+  PartitionSpec,
+)
 import numpy as np
 
 from jaxrl_llm.distributed import processes
@@ -32,27 +38,36 @@ def make_mesh(
   fsdp: int = 0,
   tensor: int = 1,
   state_bytes: int = 0,
-  devices: Sequence[jax.Device] | None = None,
-) -> Mesh | None:
+  devices: Sequence[jax.Device] | int | None = None,
+  memory: int | None = None,
+) -> Mesh | AbstractMesh | None:
   """A mesh over as many devices as the batch can use.
 
   Args:
     prompts: B of a step; data * fsdp divides it, since groups are never cut.
     data: devices along "data"; 0 takes what is left.
     fsdp: devices along "fsdp"; 0 takes what is left where `data` is given,
-      else the fewest that hold `state_bytes`, 1 if the devices do not say.
+      else the fewest that hold `state_bytes`, 1 if their memory is not known.
     tensor: devices along "tensor".
     state_bytes: parameters, gradients and optimizer state, in all.
     devices: those that may be used; None means all. Those of several slices
-      are laid so that only "data" crosses between slices.
+      are laid so that only "data" crosses between slices. A number stands for
+      as many that are not here.
+    memory: bytes of one device, 0 if not known; None asks the devices.
 
   Returns:
-    The mesh, or None when one device is all that is used.
+    The mesh, or None when one device is all that is used. An AbstractMesh
+    where `devices` is a number.
 
   Raises:
     ValueError: if the devices or the prompts do not suffice; one line.
   """
-  devices = list(devices if devices is not None else jax.devices())
+  if devices is None:
+    devices = jax.devices()
+  absent = isinstance(devices, int)
+  count = devices if absent else len(devices)
+  if memory is None:
+    memory = 0 if absent else device_bytes(devices[0])
   for name, size in (("data", data), ("fsdp", fsdp)):
     if size < 0:
       raise ValueError(
@@ -60,23 +75,27 @@ def make_mesh(
       )
   if tensor < 1:
     raise ValueError(f"mesh.tensor must be at least 1, got {tensor}.")
-  room = len(devices) // tensor
+  room = count // tensor
   shares = [n for n in range(1, room + 1) if prompts % n == 0]
   if data and fsdp:
     shares = [n for n in shares if n == data * fsdp]
   elif data or fsdp:
     shares = [n for n in shares if n % (data or fsdp) == 0]
   if not shares:
-    raise ValueError(_impossible(prompts, data, fsdp, tensor, len(devices)))
+    raise ValueError(_impossible(prompts, data, fsdp, tensor, count))
   rows = max(shares)
   if not fsdp:
-    fsdp = rows // data if data else _fewest(rows, tensor, state_bytes, devices)
+    fsdp = rows // data if data else _fewest(rows, tensor, state_bytes, memory)
   shape = (rows // fsdp, fsdp, tensor)
-  used = devices[: math.prod(shape)]
-  _check_processes(used, devices, prompts)
-  if len(used) == 1:
+  used = math.prod(shape)
+  if not absent:
+    _check_processes(devices[:used], devices, prompts)
+  if used == 1:
     return None
-  return Mesh(_layout(shape, used), AXES, axis_types=(AxisType.Auto,) * 3)
+  types = (AxisType.Auto,) * len(AXES)
+  if absent:
+    return AbstractMesh(shape, AXES, axis_types=types)
+  return Mesh(_layout(shape, devices[:used]), AXES, axis_types=types)
 
 
 def _impossible(prompts, data, fsdp, tensor, count):
@@ -100,9 +119,8 @@ def _check_processes(used, devices, prompts):
     )
 
 
-def _fewest(rows, tensor, state_bytes, devices):
+def _fewest(rows, tensor, state_bytes, memory):
   """The smallest fsdp that leaves room on each device for a step."""
-  memory = device_bytes(devices[0])
   if not memory:
     return 1
   fits = [

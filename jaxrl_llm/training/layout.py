@@ -1,6 +1,7 @@
 """Where a run's arrays lie: the mesh, and what each device holds of a state."""
 
 from collections.abc import Callable, Sequence
+import math
 from typing import Any
 
 import jax
@@ -28,10 +29,17 @@ class Layout:
   def __init__(
     self,
     config: experiment.Experiment,
-    devices: Sequence[jax.Device] | None = None,
+    devices: Sequence[jax.Device] | int | None = None,
+    memory: int | None = None,
   ):
-    """Nothing is placed yet; `devices` may be absent ones, None means ours."""
-    self._config, self._devices = config, devices
+    """Nothing is placed yet.
+
+    Args:
+      config: the experiment.
+      devices: None means ours; absent ones, or only their number, will do.
+      memory: bytes of one of them; None asks them.
+    """
+    self._config, self._devices, self._memory = config, devices, memory
     self.mesh: jax.sharding.Mesh | None = None
     self.places: Any = None
 
@@ -50,9 +58,11 @@ class Layout:
       tensor=wanted.tensor,
       state_bytes=int(_STATE_BYTES * size),
       devices=self._devices,
+      memory=self._memory,
     )
     if self.mesh is None:
       return None
+    _check_pieces(self._config, meshes.row_shares(self.mesh))
     self.places = sharding.parameter_shardings(config, shapes, self.mesh)
     return self.places
 
@@ -90,3 +100,44 @@ class Layout:
       return None
     shapes = jax.eval_shape(fresh, params)
     return sharding.like_parameters(shapes, self.places, self.mesh)
+
+
+def legal_micro_batches(
+  config: experiment.Experiment, shares: int
+) -> list[int]:
+  """Counts of micro-batches whose prompts the devices share evenly, rising.
+
+  Args:
+    config: whose micro_batches is not read.
+    shares: data * fsdp of the mesh.
+  """
+  rows = config.prompts_per_step * config.group_size // config.mini_batches
+  return [
+    count
+    for count in range(1, rows + 1)
+    if rows % count == 0
+    and _prompts(rows // count, config.group_size) % shares == 0
+  ]
+
+
+def _prompts(rows: int, group_size: int) -> int:
+  """Packed rows of a piece: one cut inside a group repeats its prompt."""
+  return rows // math.gcd(rows, group_size)
+
+
+def _check_pieces(config: experiment.Experiment, shares: int) -> None:
+  """Refuses pieces of which every device would compute all rows."""
+  legal = legal_micro_batches(config, shares)
+  if config.micro_batches in legal:
+    return
+  pieces = config.mini_batches * config.micro_batches
+  rows = config.prompts_per_step * config.group_size // pieces
+  smaller = [count for count in legal if count < config.micro_batches]
+  first = f"set micro_batches to {smaller[-1]}, or" if smaller else "set"
+  raise ValueError(
+    f"mini_batches * micro_batches = {pieces} leaves"
+    f" {_prompts(rows, config.group_size)} prompts in a piece, which the"
+    f" data * fsdp = {shares} devices cannot share evenly: each would compute"
+    f" all of them; {first} prompts_per_step to a multiple of"
+    f" {pieces * shares}, or mesh.data and mesh.fsdp smaller."
+  )

@@ -1,23 +1,22 @@
 """Whether a run fits devices that are not here: its programs, compiled.
 
 The TPU's compiler runs without a TPU and says what each program needs on each
-device. Nothing is said of time: the compiler's estimates of that do not hold.
+device. Where it is not installed, arithmetic says it instead (estimate.py). A
+state that no device can hold is refused before anything is compiled. Nothing
+is said of time: the compiler's estimates of that do not hold.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 import dataclasses
+import math
 import re
 import time
-from typing import Any
 
 import jax
-from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
-import numpy as np
 
 from jaxrl_llm.distributed import costs
 from jaxrl_llm.distributed import mesh as meshes
-from jaxrl_llm.models.weights import assemble, resolve
-from jaxrl_llm.training import ahead, experiment, setup
+from jaxrl_llm.training import absent, estimate, experiment
 from jaxrl_llm.training import layout as layouts
 from pallas_kernels import aot, blocks
 
@@ -36,7 +35,9 @@ class Program:
     needed: bytes while it runs, with what stays on the device meanwhile; of
       a refused program what its compiler said.
     fits: whether the device has them.
-    arguments, temporaries: bytes; None if refused.
+    arguments, temporaries: bytes; None if refused. Of an estimate: what stays
+      on the device, and the rest.
+    parts: of an estimate's temporaries, bytes by name.
     flops: of matrix products, over all devices.
     collectives: bytes received by kind; None where they cannot be read.
     seconds: it took to compile here.
@@ -47,6 +48,7 @@ class Program:
   fits: bool
   arguments: float | None = None
   temporaries: float | None = None
+  parts: dict[str, float] = dataclasses.field(default_factory=dict)
   flops: float
   collectives: dict[str, float] | None = None
   seconds: float
@@ -64,6 +66,7 @@ class Plan:
     available: bytes that a program may have on a device.
     programs: in the order in which they were compiled.
     micro_batches, remat: of the experiment.
+    estimated: whether the programs' bytes are arithmetic, not a compiler's.
   """
 
   topology: str
@@ -74,16 +77,19 @@ class Plan:
   programs: list[Program]
   micro_batches: int
   remat: str
+  estimated: bool = False
 
   @property
   def fits(self) -> bool:
-    """Whether every program fits."""
-    return all(program.fits for program in self.programs)
+    """Whether state, reference and every program fit."""
+    return self.resident <= self.available and all(
+      program.fits for program in self.programs
+    )
 
   @property
   def needed(self) -> float:
-    """Bytes of the largest program."""
-    return max(program.needed for program in self.programs)
+    """Bytes of the largest program; of state and reference if none was made."""
+    return max([self.resident, *(program.needed for program in self.programs)])
 
 
 def make(
@@ -93,9 +99,10 @@ def make(
   only: tuple[str, ...] = (),
   say: Callable[[str], None] = lambda line: None,
 ) -> Plan:
-  """Compiles a run's programs for a topology.
+  """Compiles a run's programs for a topology, or estimates them.
 
-  Stops at the first that does not fit.
+  Stops at the first that does not fit, and before the first where state and
+  reference alone do not.
 
   Args:
     config: the experiment.
@@ -106,34 +113,59 @@ def make(
 
   Raises:
     ValueError: one line: a topology, model or mesh that cannot be.
-    ModuleNotFoundError: if the compiler (libtpu) is not installed.
   """
   experiment.validate(config)
-  known = blocks.CHIPS.get(topology.split(":")[0])
-  if known is None:
-    raise ValueError(
-      f"--topology {topology!r} names no chip; write one of"
-      f" {', '.join(blocks.CHIPS)}, a colon and a shape, as in v5e:4x4."
-    )
-  run = _Absent(config, _devices(topology))
-  programs = []
-  for name, lower in run.programs():
-    if only and name not in only:
-      continue
-    say(f"compiling the {name} for {topology}")
-    programs.append(_compile(name, lower, run, known.hbm_bytes))
-    if not programs[-1].fits:
-      break
-  return Plan(
+  chip, devices = _parse(topology)
+  return _plan(config, devices, topology, chip.hbm_bytes, only, say)
+
+
+def here(
+  config: experiment.Experiment,
+  available: int,
+  *,
+  only: tuple[str, ...] = (),
+  say: Callable[[str], None] = lambda line: None,
+) -> Plan:
+  """The plan of a run on this machine's own devices.
+
+  Args:
+    config, only, say: as make().
+    available: bytes that a program may have on one device.
+
+  Raises:
+    ValueError: one line: a model or mesh that cannot be.
+  """
+  devices = jax.devices()
+  kind = f"{len(devices)} x {devices[0].device_kind}"
+  return _plan(config, devices, kind, available, only, say)
+
+
+def _plan(config, devices, topology, available, only, say) -> Plan:
+  run = absent.AbsentRun(config, devices, available)
+  made = Plan(
     topology=topology,
     mesh=dict(run.layout.mesh.shape) if run.layout.mesh else {"device": 1},
     parameters=run.parameters,
     resident=run.resident,
-    available=known.hbm_bytes,
-    programs=programs,
+    available=available,
+    programs=[],
     micro_batches=config.micro_batches,
     remat=config.model.remat,
+    estimated=isinstance(devices, int),
   )
+  for name, trace in run.programs():
+    if not made.fits:
+      break
+    if only and name not in only:
+      continue
+    if made.estimated:
+      say(f"estimating the {name} for {topology}: libtpu is not installed")
+      program = _estimate(name, trace, run, available)
+    else:
+      say(f"compiling the {name} for {topology}")
+      program = _compile(name, trace, run, available)
+    made.programs.append(program)
+  return made
 
 
 def search(
@@ -148,13 +180,18 @@ def search(
 
   Returns:
     A plan of the train step alone for every pair that was tried, by policy;
-    the last of a policy fits, or nothing does.
+    the last of a policy fits, or nothing does. A single plan where no policy
+    can help: state and reference alone do not fit.
   """
   found = []
-  rows = config.prompts_per_step * config.group_size // config.mini_batches
+  chip, devices = _parse(topology)
+  whole = dataclasses.replace(config, micro_batches=1)
+  shares = meshes.row_shares(
+    absent.AbsentRun(whole, devices, chip.hbm_bytes).layout.mesh
+  )
+  legal = layouts.legal_micro_batches(config, shares)
   for remat in ("none", "dots", "full"):
-    pieces = 1
-    while pieces <= rows and rows % pieces == 0:
+    for pieces in (n for n in legal if n.bit_count() == 1):
       tried = dataclasses.replace(
         config,
         micro_batches=pieces,
@@ -162,136 +199,64 @@ def search(
       )
       say(f"remat {remat}, {pieces} micro-batches")
       found.append(make(tried, topology, only=("train step",)))
+      if not found[-1].programs:
+        return found
       if found[-1].fits:
         break
-      pieces *= 2
   return found
 
 
-class _Absent:
-  """A run whose arrays are shapes on devices that are not here."""
-
-  def __init__(self, config, devices):
-    self._config = config
-    self._shape = resolve.shape(config.model.name)
-    self.layout = layouts.Layout(config, devices)
-    shapes = assemble.abstract(self._shape)
-    places = self.layout.parameters(self._shape, shapes)
-    self._device = SingleDeviceSharding(devices[0])
-    self._functions = setup.functions(config, self._shape, self.layout.mesh)
-    self._params = self._placed(shapes, places)
-    fresh = jax.eval_shape(self._functions.fresh, self._params)
-    self._state = self._placed(
-      fresh, self.layout.state_shardings(self._functions.fresh, self._params)
+def _parse(topology: str) -> tuple[blocks.Chip, Sequence[jax.Device] | int]:
+  """Chip and devices of a topology; their number if there is no compiler."""
+  name, _, shape = topology.partition(":")
+  chip = blocks.CHIPS.get(name)
+  if chip is None:
+    raise ValueError(
+      f"--topology {topology!r} names no chip; write one of"
+      f" {', '.join(blocks.CHIPS)}, a colon and a shape, as in v5e:4x4."
     )
-    needs = self._functions.method.needs
-    self._reference = self._params if "ref_logprobs" in needs else None
-    self.parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes))
-    self.resident = _held((self._state, self._reference))
-    self.trips = config.completion_length
-
-  def programs(self) -> Iterator[tuple[str, Callable]]:
-    """Names, and functions that trace; the largest first."""
-    config, functions = self._config, self._functions
-    step = self.layout.jit_step(
-      functions.train_step, functions.fresh, self._params
+  compiler_name, _, smallest = chip.topology.partition(":")
+  sizes = [int(n) if n.isdecimal() else 0 for n in shape.split("x")]
+  if len(sizes) != smallest.count("x") + 1 or 0 in sizes:
+    raise ValueError(
+      f"--topology {topology!r} is no shape of {name}, which has"
+      f" {smallest.count('x') + 1} numbers, as in {name}:{smallest}."
     )
-    yield (
-      "train step",
-      lambda: step.trace(
-        self._state, self._rollout(config.prompts_per_step), self._reference
-      ),
-    )
-    yield "rollout", lambda: self._generate(config.completion_length)
-    yield "prefill", lambda: self._generate(1)
-    score = jax.jit(
-      meshes.traced_for(
-        self.layout.mesh, lambda *args: functions.score(*args).logprobs
-      )
-    )
-    yield (
-      "score pass",
-      lambda: score.trace(self._params, self._rollout(self._piece())),
-    )
-
-  def _piece(self) -> int:
-    """Prompts of a micro-batch, at least one on each device."""
-    config = self._config
-    pieces = config.mini_batches * config.micro_batches
-    least = meshes.row_shares(self.layout.mesh)
-    return max(config.prompts_per_step // pieces, least)
-
-  def _rollout(self, prompts):
-    config = self._config
-    arrays = ahead.example_rollout(
-      prompts,
-      config.group_size,
-      config.prompt_length,
-      config.completion_length,
-      rewards=len(config.reward),
-      extras=self._functions.method.plan.extras,
-    )
-    return self._rows(arrays)
-
-  def _generate(self, length):
-    config = self._config
-    generate = setup.generator(
-      self._functions.model,
-      config.sampling,
-      completion_length=length,
-      group_size=config.group_size,
-      stop_ids=(0,),
-      pad_id=0,
-      mesh=self.layout.mesh,
-    )
-    rows = config.prompts_per_step * config.group_size
-    prompt = (config.prompts_per_step, config.prompt_length)
-    tokens, mask, ids = self._rows(
-      (
-        np.zeros(prompt, np.int32),
-        np.zeros(prompt, bool),
-        np.zeros(rows, np.int32),
-      )
-    )
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    key, step = self._placed((key, jax.ShapeDtypeStruct((), np.int32)), None)
-    return generate.trace(self._params, tokens, mask, ids, key, step)
-
-  def _rows(self, tree):
-    mesh = self.layout.mesh
-    if mesh is None:
-      return self._placed(tree, None)
-    cut = NamedSharding(mesh, PartitionSpec(meshes.ROWS))
-    whole = NamedSharding(mesh, PartitionSpec())
-    places = jax.tree.map(lambda x: cut if np.ndim(x) else whole, tree)
-    return self._placed(tree, places)
-
-  def _placed(self, tree, places):
-    mesh = self.layout.mesh
-    whole = NamedSharding(mesh, PartitionSpec()) if mesh else self._device
-    if places is None:
-      places = jax.tree.map(lambda _: whole, tree)
-    return jax.tree.map(
-      lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
-      tree,
-      places,
-    )
-
-
-def _devices(topology):
+  if not aot.available():
+    return chip, math.prod(sizes) * chip.devices
   try:
-    return aot.devices(topology)
+    return chip, aot.devices(f"{compiler_name}:{shape}")
   except (ValueError, jax.errors.JaxRuntimeError) as error:
     reason = " ".join(str(error).split())[:120]
     raise ValueError(
-      f"--topology {topology!r} is unknown to the compiler; v5e and v6e have"
-      f" two numbers, v4 and v5p three, as in v5p:4x4x4. ({reason})"
+      f"--topology {topology!r} is unknown to the compiler; try"
+      f" {name}:{smallest} and its multiples. ({reason})"
     ) from error
 
 
-def _compile(name, lower, run, available) -> Program:
+def _estimate(name, trace, run, available) -> Program:
   start = time.perf_counter()
-  traced = lower()
+  flops = costs.flops(trace().jaxpr, unknown_trips=run.trips)
+  parts = estimate.temporaries(
+    name, run.config, run.shape, run.layout.mesh, stored=run.stored
+  )
+  temporaries = sum(parts.values())
+  needed = run.resident + temporaries
+  return Program(
+    name=name,
+    needed=needed,
+    fits=needed <= available,
+    arguments=run.resident,
+    temporaries=temporaries,
+    parts=parts,
+    flops=flops,
+    seconds=time.perf_counter() - start,
+  )
+
+
+def _compile(name, trace, run, available) -> Program:
+  start = time.perf_counter()
+  traced = trace()
   flops = costs.flops(traced.jaxpr, unknown_trips=run.trips)
   try:
     compiled = traced.lower().compile()
@@ -328,13 +293,3 @@ def _collectives(compiled, trips):
   except jax.errors.JaxRuntimeError:
     return None  # this compiler cannot print some programs of v6e
   return costs.collective_bytes(text, unknown_trips=trips)
-
-
-def _held(tree: Any) -> float:
-  """Bytes of a tree on one device."""
-  return float(
-    sum(
-      np.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
-      for leaf in jax.tree.leaves(tree)
-    )
-  )

@@ -25,14 +25,35 @@ def text(plan: plans.Plan) -> str:
     f"{'TFLOP':>10}  {'received by collectives'}",
   ]
   lines += [_line(program) for program in plan.programs]
+  lines += _how(plan)
   return "\n".join([*lines, "", verdict(plan)])
+
+
+def _how(plan: plans.Plan) -> list[str]:
+  """Where the figures come from, if not from a compiler."""
+  if not plan.programs:
+    return ["(state and reference alone do not fit: nothing was compiled)"]
+  if not plan.estimated:
+    return []
+  lines = [
+    "",
+    "An ESTIMATE by arithmetic (jaxrl_llm/training/estimate.py): libtpu is not",
+    "installed, nothing was compiled. State and reference are exact; temporary"
+    " is, in GiB,",
+  ]
+  for program in plan.programs:
+    parts = (f"{k} {v / _GIB:.2f}" for k, v in program.parts.items())
+    lines.append(f"  {program.name:<12}{' + '.join(parts)}")
+  return lines
 
 
 def verdict(plan: plans.Plan) -> str:
   """One line: yes or no, needed and available."""
+  about = "about " if plan.estimated and plan.programs else ""
   return (
-    f"fits: {'yes' if plan.fits else 'no'} (needs {plan.needed / _GIB:.2f} GiB"
-    f" of {plan.available / _GIB:.2f} GiB on each device)"
+    f"fits: {'yes' if plan.fits else 'no'} (needs {about}"
+    f"{plan.needed / _GIB:.2f} GiB of {plan.available / _GIB:.2f} GiB on each"
+    " device)"
   )
 
 
@@ -60,7 +81,7 @@ def _line(program: plans.Program) -> str:
 
 def _collectives(program: plans.Program) -> str:
   if program.collectives is None:
-    return "" if program.fits else "(refused by the compiler)"
+    return "" if program.fits or program.parts else "(refused by the compiler)"
   return ", ".join(
     f"{kind} {size / _GIB:.2f}" for kind, size in program.collectives.items()
   )
@@ -90,8 +111,9 @@ def page(plan: plans.Plan, *, name: str) -> str:
 <h1>{title}</h1>
 <p class="sub">{html.escape(verdict(plan))}</p>
 <div class="wide">{bars}</div>
-<p class="note">Memory of one device while each program runs, as the TPU's
-compiler states it. Other: what stays there meanwhile and is no argument of the
+<p class="note">Memory of one device while each program runs, as
+{"arithmetic estimates" if plan.estimated else "the TPU's compiler states"}
+it. Other: what stays there meanwhile and is no argument of the
 program, and results that replace nothing.</p>
 <pre>{html.escape(text(plan))}</pre>
 </body></html>

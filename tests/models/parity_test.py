@@ -7,7 +7,7 @@ import pytest
 import torch
 import transformers
 
-from jaxrl_llm.models import cache, families
+from jaxrl_llm.models import cache, families, reference
 from jaxrl_llm.models.weights import hf
 
 _SMALL = {
@@ -171,6 +171,9 @@ def test_logits_agree_there_and_back(tmp_path, name):
   config, params = hf.load(tmp_path / "in")
   got = our_logits(config, params, tokens, mask)[mask]
   np.testing.assert_allclose(got, expected, rtol=0, atol=1e-4)
+  plain = reference.logits(config, params, tokens[0])  # a row without padding
+  assert plain.dtype == np.float64 and mask[0].all()
+  np.testing.assert_allclose(plain, expected[:20], rtol=0, atol=1e-4)
 
   hf.save(tmp_path / "out", config, params, hf_extra={"pad_token_id": 0})
   exported = transformers.AutoModelForCausalLM.from_pretrained(

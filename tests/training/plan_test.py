@@ -45,16 +45,31 @@ def test_state_is_cut_over_all_devices(small):
 
 
 @needs_compiler
+def test_an_estimate_is_not_below_what_the_compiler_finds(small, monkeypatch):
+  monkeypatch.setattr(aot, "available", lambda: False)
+  guessed = plan.make(SMALL, "v5e:2x2")
+  assert guessed.resident == small.resident
+  pairs = list(zip(guessed.programs, small.programs, strict=True))
+  for guess, found in pairs:
+    assert guess.name == found.name and guess.flops == found.flops
+    # Activations this small stay in the chip's VMEM, which is no HBM.
+    assert guess.needed >= 0.95 * found.needed
+
+
+@needs_compiler
 def test_the_rollout_costs_more_than_its_prefill(small):
   flops = {program.name: program.flops for program in small.programs}
   assert flops["train step"] > flops["rollout"] > flops["prefill"]
 
 
 @needs_compiler
-def test_what_is_too_large_says_needed_and_available():
+def test_what_the_compiler_refuses_says_needed_and_available():
   large = dataclasses.replace(
     SMALL,
-    model=experiment.Model(name="Qwen/Qwen3-32B"),
+    model=experiment.Model(name="Qwen/Qwen3-0.6B", remat="none"),
+    group_size=64,
+    prompt_length=512,
+    completion_length=1024,
     mesh=experiment.Mesh(fsdp=4),
   )
   refused = plan.make(large, "v5e:2x2")
@@ -80,7 +95,10 @@ def test_the_command_prints_a_table_and_writes_a_page(tmp_path, capsys):
   [
     ("", "--topology says for which TPUs"),
     ("v9:2x2", "names no chip"),
-    ("v5e:2x2x2x2", "unknown to the compiler"),
+    ("v5e:2x2x2x2", "which has 2 numbers, as in v5e:2x2"),
+    ("v5p:4x4", "which has 3 numbers"),
+    ("v5e:", "is no shape of v5e"),
+    ("v5e:0x4", "is no shape of v5e"),
   ],
 )
 def test_wrong_topologies_are_one_line(topology, message, capsys):
