@@ -1,4 +1,4 @@
-"""The command line: `jaxrl train | eval | sample | plan | methods`.
+"""The command line: `jaxrl train | eval | sample | plan | doctor | methods`.
 
 A mistake of the person typing ends in one line on stderr and exit code 2.
 JAXRL_DEBUG=1 shows the traceback instead. Heavy imports wait until a command
@@ -31,6 +31,8 @@ usage: jaxrl COMMAND ...
       write completions of a model
   jaxrl plan CONFIG --topology v5e:4x4 [--search] [--OPTION VALUE ...]
       whether the run fits TPUs that are not here; exit code 1 if not
+  jaxrl doctor CONFIG [--OPTION VALUE ...]
+      what would go wrong, before the first step; exit code 1 if something
   jaxrl methods [NAME]
       list the methods, or the options of one
   jaxrl --version
@@ -46,7 +48,7 @@ _PACKAGE = pathlib.Path(__file__).parent
 
 def script() -> int:
   """The program `jaxrl`: main() in a process with large memory pages."""
-  if sys.argv[1:2] in (["train"], ["eval"], ["sample"]):
+  if sys.argv[1:2] in (["train"], ["eval"], ["sample"], ["doctor"]):
     heap.use_large_pages()
     count = cluster.typed_count(sys.argv)
     if sys.argv[1] != "sample" and cluster.several(count):
@@ -93,6 +95,7 @@ def _dispatch(args: list[str]) -> int:
     "eval": _evaluate,
     "sample": _sample,
     "plan": _plan,
+    "doctor": _doctor,
     "methods": _methods,
   }
   if not args or args[0] in ("-h", "--help", "help"):
@@ -293,6 +296,29 @@ def _plan(args: list[str]) -> int:
     plan_report.write(made, parsed.report, name=parsed.config.name)
     print(parsed.report)
   return not made.fits
+
+
+def _doctor(args: list[str]) -> int:
+  config, rest, name = _read_config("doctor", args)
+  kind = arguments.flat(type(config))
+
+  @dataclasses.dataclass(frozen=True, kw_only=True)
+  class Doctor:
+    """Looks for what would go wrong with a run, before its first step."""
+
+    config: kind
+
+  parsed = arguments.parse(
+    Doctor, Doctor(config=config), rest, f"jaxrl doctor {name}"
+  )
+  from jaxrl_llm.training.doctor import examination, finding
+
+  say = functools.partial(print, file=sys.stderr, flush=True)
+  statuses = []
+  for found in examination.examine(parsed.config, say=say):
+    print(found, flush=True)
+    statuses.append(found.status)
+  return finding.FAIL in statuses
 
 
 def _methods(args: list[str]) -> None:

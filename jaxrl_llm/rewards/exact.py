@@ -33,7 +33,7 @@ def exact_integer(
   del prompts
   pairs = zip(completions, answers, strict=True)
   return np.array(
-    [last_integer(text) == _integer(answer) for text, answer in pairs],
+    [last_integer(text) == integer(answer) for text, answer in pairs],
     np.float32,
   )
 
@@ -46,7 +46,12 @@ def last_integer(text: str) -> int | None:
   return int(found[-1])
 
 
-def _integer(answer: str) -> int:
+def integer(answer: str) -> int:
+  """An answer as a number; commas are dropped.
+
+  Raises:
+    ValueError: one line: it is no integer.
+  """
   try:
     return int(str(answer).replace(",", ""))
   except ValueError:

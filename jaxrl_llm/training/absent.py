@@ -20,6 +20,7 @@ class AbsentRun:
     config: the experiment.
     shape: of its model.
     layout: the mesh and where parameters and state lie on it.
+    state: the train state, as jax.ShapeDtypeStruct.
     parameters: of the model.
     stored: of these, how many lie on each device.
     resident: bytes on each device of state and reference, all the time.
@@ -30,14 +31,14 @@ class AbsentRun:
     self,
     config: experiment.Experiment,
     devices: Sequence[jax.Device] | int,
-    memory: int,
+    memory: int | None,
   ):
     """Nothing is traced yet.
 
     Args:
       config: the experiment.
       devices: to compile for; their number alone allows tracing.
-      memory: bytes of one of them.
+      memory: bytes of one of them; None asks them.
 
     Raises:
       ValueError: one line: a model or mesh that cannot be.
@@ -52,14 +53,14 @@ class AbsentRun:
     self._functions = setup.functions(config, self.shape, self.layout.mesh)
     self._params = self._placed(shapes, places)
     fresh = jax.eval_shape(self._functions.fresh, self._params)
-    self._state = self._placed(
+    self.state = self._placed(
       fresh, self.layout.state_shardings(self._functions.fresh, self._params)
     )
     needs = self._functions.method.needs
     self._reference = self._params if "ref_logprobs" in needs else None
     self.parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes))
     self.stored = held_bytes(self._params) / 4  # float32
-    self.resident = held_bytes((self._state, self._reference))
+    self.resident = held_bytes((self.state, self._reference))
     self.trips = config.completion_length
 
   def programs(self) -> Iterator[tuple[str, Callable]]:
@@ -71,7 +72,7 @@ class AbsentRun:
     yield (
       "train step",
       lambda: step.trace(
-        self._state, self._rollout(config.prompts_per_step), self._reference
+        self.state, self._rollout(config.prompts_per_step), self._reference
       ),
     )
     yield "rollout", lambda: self._generate(config.completion_length)

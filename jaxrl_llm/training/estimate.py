@@ -6,11 +6,10 @@ b = bytes of the model's dtype. In a train step, in bytes,
 
   gradients  4 a stored parameter, twice where micro-batches add up
   kept       t L times what the remat policy keeps of a token in a block
-  working    the larger of
-               block  twice its attention scores, and t times what the
-                      backward pass computes anew or has not kept
-               ends   embedding and head gathered over "fsdp", each with its
-                      gradient, and hidden states with theirs
+  working    twice the largest scores of attention (prompt to itself, completion
+             to prompt, completion to itself), the widest values of a block for
+             t tokens, embedding and head gathered over "fsdp" with their
+             gradients, and hidden states with theirs
 
 and in a rollout
 
@@ -124,39 +123,40 @@ class _Sizes:
     return _FLOAT * tokens * (2 * shape.width + widest)
 
   def scores(self, prompts: float, group: int) -> float:
-    """Bytes of the attention scores of a block."""
+    """Bytes of the largest attention scores of a block."""
     s, c = self.config.prompt_length, self.config.completion_length - 1
-    pairs = s * s + group * c * (s + c)
+    pairs = max(s * s, group * c * s, group * c * c)
     return _FLOAT * prompts * pairs * self.shape.heads / self.cut
 
 
 def _train_step(sizes: _Sizes) -> dict[str, float]:
   added = 2 if sizes.config.micro_batches > 1 else 1
-  kept, anew = {
-    "none": (sizes.products + sizes.between, 0.0),
-    "dots": (sizes.products, sizes.between),
-    "full": (0.0, sizes.products + sizes.between),
+  kept = {
+    "none": sizes.products + sizes.between,
+    "dots": sizes.products,
+    "full": 0.0,
   }[sizes.config.model.remat]
   stream = _FLOAT * sizes.shape.width / sizes.cut
-  block = sizes.tokens * anew + 2 * sizes.scores(sizes.prompts, sizes.group)
   return {
     "gradients": _FLOAT * sizes.stored * added,
     "kept": sizes.tokens * sizes.shape.depth * (stream + kept),
-    "working": max(block, _ends(sizes, copies=2)),
+    "working": _working(sizes, copies=2),
   }
 
 
 def _score_pass(sizes: _Sizes) -> dict[str, float]:
-  block = 2 * sizes.scores(sizes.prompts, sizes.group)
-  block += sizes.forward(sizes.tokens)
-  return {"working": max(block, _ends(sizes, copies=1))}
+  return {"working": _working(sizes, copies=1)}
 
 
-def _ends(sizes: _Sizes, copies: int) -> float:
-  """Embedding, head and hidden states, `copies` times."""
+def _working(sizes: _Sizes, copies: int) -> float:
+  """Of one block, and of embedding, head and hidden states, `copies` times."""
   gathered = sizes.ends if sizes.fsdp > 1 else 0.0
   rows = sizes.prompts * sizes.group * sizes.config.completion_length
-  return _FLOAT * copies * (gathered + rows * sizes.shape.width)
+  return (
+    2 * sizes.scores(sizes.prompts, sizes.group)
+    + sizes.forward(sizes.tokens)
+    + _FLOAT * copies * (gathered + rows * sizes.shape.width)
+  )
 
 
 def _prefill(sizes: _Sizes) -> dict[str, float]:

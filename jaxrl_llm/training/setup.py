@@ -191,8 +191,8 @@ def build(config: experiment.Experiment, *, weights: str | None = None) -> Run:
     ValueError, TypeError, FileNotFoundError: one line, before anything runs.
   """
   experiment.validate(config)
-  training = _source(config, config.data.split)
-  held_out = _source(config, config.data.eval_split)
+  training = problems(config, config.data.split)
+  held_out = problems(config, config.data.eval_split)
   layout = layouts.Layout(config)
   loaded = resolve.load(
     weights or config.model.name, seed=config.seed, sharding=layout.parameters
@@ -346,7 +346,10 @@ def _evaluator(config, model, tokenizer, layout):
   )
 
 
-def _source(config, split):
+def problems(
+  config: experiment.Experiment, split: str
+) -> Sequence[sources.Problem]:
+  """Problems of a split of the experiment's source; errors as build()."""
   data = config.data
   return sources.load(
     data.source,

@@ -54,10 +54,10 @@ def test_a_rollout_by_hand():
   assert found["logits"] == 2 * 4 * 4 * 128
 
 
-def test_what_is_kept_and_what_is_computed_anew_change_places():
+def test_a_remat_policy_that_keeps_less_needs_less():
   none, dots, full = (remat(policy) for policy in ("none", "dots", "full"))
   assert none["kept"] > dots["kept"] > full["kept"]
-  assert none["working"] <= dots["working"] <= full["working"]
+  assert none["working"] == full["working"]
 
 
 def test_micro_batches_halve_the_activations_and_double_the_gradients():

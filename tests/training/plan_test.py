@@ -45,15 +45,12 @@ def test_state_is_cut_over_all_devices(small):
 
 
 @needs_compiler
-def test_an_estimate_is_not_below_what_the_compiler_finds(small, monkeypatch):
+def test_what_an_estimate_does_not_estimate_is_exact(small, monkeypatch):
   monkeypatch.setattr(aot, "available", lambda: False)
   guessed = plan.make(SMALL, "v5e:2x2")
-  assert guessed.resident == small.resident
-  pairs = list(zip(guessed.programs, small.programs, strict=True))
-  for guess, found in pairs:
+  assert guessed.resident == small.resident and guessed.mesh == small.mesh
+  for guess, found in zip(guessed.programs, small.programs, strict=True):
     assert guess.name == found.name and guess.flops == found.flops
-    # Activations this small stay in the chip's VMEM, which is no HBM.
-    assert guess.needed >= 0.95 * found.needed
 
 
 @needs_compiler
@@ -63,10 +60,10 @@ def test_the_rollout_costs_more_than_its_prefill(small):
 
 
 @needs_compiler
-def test_what_the_compiler_refuses_says_needed_and_available():
+def test_what_the_compiler_refuses_is_near_the_estimate(monkeypatch):
   large = dataclasses.replace(
     SMALL,
-    model=experiment.Model(name="Qwen/Qwen3-0.6B", remat="none"),
+    model=experiment.Model(name="Qwen/Qwen3-0.6B", dtype="bfloat16"),
     group_size=64,
     prompt_length=512,
     completion_length=1024,
@@ -74,8 +71,10 @@ def test_what_the_compiler_refuses_says_needed_and_available():
   )
   refused = plan.make(large, "v5e:2x2")
   assert not refused.fits and len(refused.programs) == 1
-  assert refused.needed > 6 * refused.available
   assert "fits: no (needs" in plan_report.text(refused)
+  monkeypatch.setattr(aot, "available", lambda: False)
+  guessed = plan.make(large, "v5e:2x2")
+  assert 0.9 < guessed.needed / refused.needed < 1.1
 
 
 @needs_compiler
