@@ -1,6 +1,7 @@
 """Qwen3-32B with GRPO; see pod_qwen3_0_6b.
 
-  jaxrl plan pod_qwen3_32b --topology v5e:16x16    # also v6e:8x8, v5p:4x4x4
+  jaxrl plan pod_qwen3_32b --topology v6e:8x8    # also v5p:4x4x4
+  jaxrl plan pod_qwen3_32b --topology v5e:16x16 --micro-batches 2
   jaxrl train pod_qwen3_32b --runs FOLDER    # on each host of the slice
 
 Eight devices share heads, MLPs and the vocabulary.

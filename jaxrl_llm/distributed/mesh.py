@@ -39,7 +39,7 @@ def make_mesh(
   tensor: int = 1,
   state_bytes: int = 0,
   devices: Sequence[jax.Device] | int | None = None,
-  memory: int | None = None,
+  memory: int = 0,
 ) -> Mesh | AbstractMesh | None:
   """A mesh over as many devices as the batch can use.
 
@@ -53,7 +53,8 @@ def make_mesh(
     devices: those that may be used; None means all. Those of several slices
       are laid so that only "data" crosses between slices. A number stands for
       as many that are not here.
-    memory: bytes of one device, 0 if not known; None asks the devices.
+    memory: bytes of one device that is a mere number, 0 if not known; others
+      are asked.
 
   Returns:
     The mesh, or None when one device is all that is used. An AbstractMesh
@@ -66,8 +67,8 @@ def make_mesh(
     devices = jax.devices()
   absent = isinstance(devices, int)
   count = devices if absent else len(devices)
-  if memory is None:
-    memory = 0 if absent else device_bytes(devices[0])
+  if not absent:
+    memory = device_bytes(devices[0])
   for name, size in (("data", data), ("fsdp", fsdp)):
     if size < 0:
       raise ValueError(

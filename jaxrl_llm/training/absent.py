@@ -31,14 +31,14 @@ class AbsentRun:
     self,
     config: experiment.Experiment,
     devices: Sequence[jax.Device] | int,
-    memory: int | None,
+    memory: int = 0,
   ):
     """Nothing is traced yet.
 
     Args:
       config: the experiment.
       devices: to compile for; their number alone allows tracing.
-      memory: bytes of one of them; None asks them.
+      memory: bytes of one that is a mere number; others are asked.
 
     Raises:
       ValueError: one line: a model or mesh that cannot be.

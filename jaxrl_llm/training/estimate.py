@@ -7,9 +7,10 @@ b = bytes of the model's dtype. In a train step, in bytes,
   gradients  4 a stored parameter, twice where micro-batches add up
   kept       t L times what the remat policy keeps of a token in a block
   working    twice the largest scores of attention (prompt to itself, completion
-             to prompt, completion to itself), the widest values of a block for
-             t tokens, embedding and head gathered over "fsdp" with their
-             gradients, and hidden states with theirs
+             to prompt, completion to itself; none where rows are long, see
+             models/attention.py), the widest values of a block for t tokens,
+             embedding and head gathered over "fsdp" with their gradients, and
+             hidden states with theirs
 
 and in a rollout
 
@@ -27,7 +28,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrl_llm.distributed import mesh as meshes
-from jaxrl_llm.models import api
+from jaxrl_llm.models import api, attention
 from jaxrl_llm.training import experiment
 
 _FLOAT = 4
@@ -125,6 +126,8 @@ class _Sizes:
   def scores(self, prompts: float, group: int) -> float:
     """Bytes of the largest attention scores of a block."""
     s, c = self.config.prompt_length, self.config.completion_length - 1
+    if attention.is_long(s * s + group * c * (s + c)):
+      return 0.0
     pairs = max(s * s, group * c * s, group * c * c)
     return _FLOAT * prompts * pairs * self.shape.heads / self.cut
 

@@ -30,14 +30,14 @@ class Layout:
     self,
     config: experiment.Experiment,
     devices: Sequence[jax.Device] | int | None = None,
-    memory: int | None = None,
+    memory: int = 0,
   ):
     """Nothing is placed yet.
 
     Args:
       config: the experiment.
       devices: None means ours; absent ones, or only their number, will do.
-      memory: bytes of one of them; None asks them.
+      memory: bytes of one that is a mere number; others are asked.
     """
     self._config, self._devices, self._memory = config, devices, memory
     self.mesh: jax.sharding.Mesh | None = None

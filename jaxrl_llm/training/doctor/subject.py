@@ -42,7 +42,7 @@ class Subject:
   @functools.cached_property
   def absent(self) -> absent.AbsentRun:
     """State and programs, without arrays."""
-    return absent.AbsentRun(self.config, jax.devices(), None)
+    return absent.AbsentRun(self.config, jax.devices())
 
   @functools.cached_property
   def loaded(self) -> resolve.Loaded:
