@@ -8,7 +8,6 @@ untouched. What is read is compared with what was saved, bit by bit.
 
 from collections.abc import Callable, Iterator, Mapping
 import contextlib
-import logging
 import os
 import pathlib
 import sys
@@ -22,6 +21,7 @@ import orbax.checkpoint as ocp
 from jaxrl_llm.distributed import processes
 from jaxrl_llm.training import checkpoint_contents as page
 from jaxrl_llm.training import checkpoint_folder as places
+from jaxrl_llm.training import checkpoint_noise
 
 Damaged = page.Damaged
 
@@ -62,8 +62,7 @@ class Checkpointer:
       raise ValueError(
         f"checkpoint.keep_period must be at least 0, got {keep_period}."
       )
-    for name in ("orbax", "absl"):  # what fails is said here, in one line
-      logging.getLogger(name).setLevel(logging.CRITICAL)
+    checkpoint_noise.keep_down()
     self._folder = pathlib.Path(folder).absolute()
     self._keep, self._keep_period = keep, keep_period
     self._say = say or _to_stderr

@@ -10,15 +10,11 @@ on a disk differs from this page, or the page from its checksum.
 """
 
 import base64
-from collections.abc import Iterator, Mapping
-import contextlib
-import gc
+from collections.abc import Mapping
 import json
 import os
 import pathlib
 import re
-import sys
-import time
 from typing import Any
 import zlib
 
@@ -113,18 +109,14 @@ def read_arrays(
     Damaged: if the files cannot be read.
   """
   abstract = {name: _abstract(leaf) for name, leaf in wanted.items()}
-  with _quiet_leftovers():
-    try:
-      return ocp.StandardCheckpointHandler().restore(
-        path, args=ocp.args.StandardRestore(abstract)
-      )
-    except _NOT_THE_FILES:
-      raise
-    except Exception as error:  # tensorstore has no kinds of its own
-      failure = short(error)
-    gc.collect()
-    time.sleep(0.1)
-  raise Damaged(f"{path.name} cannot be read: {failure}")
+  try:
+    return ocp.StandardCheckpointHandler().restore(
+      path, args=ocp.args.StandardRestore(abstract)
+    )
+  except _NOT_THE_FILES:
+    raise
+  except Exception as error:  # tensorstore has no kinds of its own
+    raise Damaged(f"{path.name} cannot be read: {short(error)}") from error
 
 
 def difference(
@@ -172,16 +164,6 @@ def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
   if sharding is None:
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-
-@contextlib.contextmanager
-def _quiet_leftovers() -> Iterator[None]:
-  """Where one read fails, the others end later and would print tracebacks."""
-  hook, sys.unraisablehook = sys.unraisablehook, lambda left: None
-  try:
-    yield
-  finally:
-    sys.unraisablehook = hook
 
 
 def _described(array: Any) -> dict[str, Any]:

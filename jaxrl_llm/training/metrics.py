@@ -20,6 +20,7 @@ written and plotted by TensorBoard too; one that is missing is left out):
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+import contextlib
 import json
 import math
 import os
@@ -112,7 +113,8 @@ class MetricsWriter:
   def close(self) -> None:
     """Flushes and closes every writer; a second call does nothing."""
     for file in self._files.values():
-      file.close()
+      with contextlib.suppress(OSError):  # a full disk was told of at the write
+        file.close()
     if self._events is not None:
       self._events.close()
     if self._wandb is not None:
@@ -129,9 +131,15 @@ class MetricsWriter:
 
   def _append(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
     file = self._files[name]
-    for row in rows:
-      file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
-    file.flush()
+    try:
+      for row in rows:
+        file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+      file.flush()
+    except OSError as error:
+      raise OSError(
+        f"{self._folder / name} could not be written: {error.strerror}; what"
+        " was saved before is untouched: make room, then --resume."
+      ) from error
 
   def _scalars(self, step: int, values: Mapping[str, Any]) -> None:
     numbers = {k: v for k, v in values.items() if isinstance(v, int | float)}
