@@ -74,6 +74,7 @@ class Attention(nn.Module):
   ):
     """Returns the output [R, L, D] and what the cache keeps of k and v."""
     config = self.config
+    x = _whole_rows(x)
     q = self._project(x, "q", "heads", config.heads)
     k = self._project(x, "k", "kv_heads", config.kv_heads)
     v = self._project(x, "v", "kv_heads", config.kv_heads).astype(self.dtype)
@@ -135,11 +136,20 @@ class GatedMlp(nn.Module):
     gate = self.param("gate", _kernel_init, (width, inner))
     up = self.param("up", _kernel_init, (width, inner))
     down = self.param("down", _kernel_init, (inner, width))
+    x = _whole_rows(x)
     activation = ACTIVATIONS[self.config.activation]
     opened = activation(_product(x, gate, self.dtype))
     inside = opened * _product(x, up, self.dtype)
     inside = sharding.constrain(inside, "rows", None, "mlp")
     return _product(inside, down, self.dtype)
+
+
+def _whole_rows(x):
+  """Rows [R, L, D] with all their tokens, of which a block keeps a part.
+
+  Said here, or the gradients of weights would gather other devices' rows too.
+  """
+  return sharding.constrain(x, "rows", None, None)
 
 
 def _product(x, w, dtype):
