@@ -4,12 +4,13 @@
     python scripts/plan_pods.py --only pod_qwen3_8b v5e:8x8
     python scripts/plan_pods.py --write          # the tables alone, no compiler
 
-A row is kept in docs/pods.json as soon as it is measured, with the command
-that repeats it alone and the commit; rows of that commit are not measured
+A program is kept in docs/pods.json as soon as it is compiled, with the command
+that repeats its row and the commit; those of this commit are not compiled
 again. Needs libtpu, no TPU.
 """
 
 import argparse
+from collections.abc import Iterator
 import dataclasses
 import json
 import pathlib
@@ -76,16 +77,27 @@ def rows() -> list[Row]:
   return [Row(*row) for row in FIT] + grown
 
 
-def measure(row: Row, commit: str) -> dict:
-  """Compiles the programs of one row."""
+def measure(row: Row, known: dict) -> Iterator[dict]:
+  """The plan of one row after each program that is compiled for it.
+
+  Args:
+    row: which.
+    known: the plan so far: its programs are not compiled again; {} for none.
+  """
   from jaxrl_llm.training import config_file, plan, plan_report
 
   config = config_file.load(row.config)
   if row.prompts:
     config = dataclasses.replace(config, prompts_per_step=row.prompts)
-  made = plan.make(config, row.topology, only=PROGRAMS, say=print)
-  print(plan_report.text(made), flush=True)
-  return dataclasses.asdict(made) | {"commit": commit}
+  programs = list(known.get("programs", ()))
+  for name in PROGRAMS:
+    if name in [program["name"] for program in programs]:
+      continue
+    made = plan.make(config, row.topology, only=(name,), say=print)
+    print(plan_report.text(made), flush=True)
+    as_dict = dataclasses.asdict(made)
+    programs += as_dict["programs"]
+    yield as_dict | {"programs": programs}
 
 
 def page_with(page: str, tables: dict[str, str]) -> str:
@@ -175,11 +187,11 @@ def main() -> int:
     if not wanted:
       parser.error(f"no row {' '.join(args.only)}; see FIT and GROWN.")
   for row in wanted:
-    if not args.only and figures.get(row.command, {}).get("commit") == commit:
-      continue
+    known = figures.get(row.command, {})
     print(f"\n{row.command}", flush=True)
-    figures[row.command] = measure(row, commit)
-    FIGURES.write_text(json.dumps(figures, indent=1) + "\n")
+    for made in measure(row, known if known.get("commit") == commit else {}):
+      figures[row.command] = made | {"commit": commit}
+      FIGURES.write_text(json.dumps(figures, indent=1) + "\n")
   tables = {"plans": fit_table(figures), "grown": grown_table(figures)}
   PAGE.write_text(page_with(PAGE.read_text(), tables))
   too_large = [
