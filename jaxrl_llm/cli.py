@@ -72,18 +72,15 @@ def main(args: Sequence[str] | None = None) -> int:
   except BrokenPipeError:  # `jaxrl ... | head`
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 141
-  except (ValueError, TypeError, OSError, ImportError) as error:
-    if os.environ.get("JAXRL_DEBUG", "0") not in ("", "0"):
+  except Exception as error:
+    if line := _lost(error):
+      print(f"jaxrl: {line}", file=sys.stderr)
+      return guard.LOST
+    mistake = isinstance(error, (ValueError, TypeError, OSError, ImportError))
+    if not mistake or os.environ.get("JAXRL_DEBUG", "0") not in ("", "0"):
       raise
     print(f"jaxrl: {_one_line(error)}", file=sys.stderr)
     return 2
-  except RuntimeError as error:
-    together = sys.modules.get("jaxrl_llm.distributed.processes")
-    line = together.lost(error) if together else None
-    if line is None:
-      raise
-    print(f"jaxrl: {line}", file=sys.stderr)
-    return guard.LOST
   except KeyboardInterrupt:
     print("jaxrl: stopped.", file=sys.stderr)
     return 130
@@ -347,6 +344,12 @@ def _read_config(command: str, args: list[str]) -> tuple[Any, list[str], str]:
 
     config = dataclasses.replace(config, method=methods.get(chosen)())
   return config, rest, name or "CONFIG"
+
+
+def _lost(error: Exception) -> str | None:
+  """One line if the error comes of another process's end."""
+  together = sys.modules.get("jaxrl_llm.distributed.processes")
+  return together.lost(error) if together else None
 
 
 def _one_line(error: Exception) -> str:

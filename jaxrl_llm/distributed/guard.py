@@ -19,6 +19,7 @@ LOST = 3  # exit code where another process was lost
 _FATAL = (
   b"JAX distributed service detected fatal errors",
   b"Polled an error from coordination service",
+  b"Shutdown barrier in coordination service has failed",
 )
 _NOISE = re.compile(rb"\[Gloo\] Rank \d+ is connected to ")
 _TASK = re.compile(rb"task:(\d+)")
@@ -90,7 +91,7 @@ class _Parent:
       self._read(start)
       self._write(start, self._rest[start])
     code = os.waitstatus_to_exitcode(status)
-    if self._fatal and code not in (0, LOST):
+    if self._fatal and code < 0:
       print(f"jaxrl: {lost_line(self._fatal)}", file=sys.stderr, flush=True)
       return LOST
     return code if code >= 0 else 128 - code

@@ -30,7 +30,13 @@ _SHUTDOWN = 15
 # Bytes of an array that are gathered at once, on every device.
 _PIECE = 2**30
 # Words of the runtime's errors when a peer is gone.
-_GONE = ("gloo", "unavailable", "heartbeat", "coordination", "deadline")
+_GONE = (
+  "gloo",
+  "unavailable:",
+  "deadline_exceeded",
+  "coordination service",
+  "connection reset by peer",
+)
 
 
 def initialize(given: cluster.Processes) -> None:
@@ -146,12 +152,15 @@ def put(leaf: Any, place: jax.sharding.Sharding) -> jax.Array:
 
 
 def lost(error: BaseException) -> str | None:
-  """One line if the error means that a process is gone, else None."""
-  together = jax.distributed.is_initialized()
-  if not (together and isinstance(error, jax.errors.JaxRuntimeError)):
-    return None
+  """One line if the error means that a process is gone, else None.
+
+  The runtime raises ValueError as well as JaxRuntimeError, so its words decide.
+  """
   text = str(error).lower()
-  return guard.lost_line() if any(word in text for word in _GONE) else None
+  gone = any(word in text for word in _GONE)
+  return (
+    guard.lost_line() if gone and jax.distributed.is_initialized() else None
+  )
 
 
 def leave(code: int) -> None:
