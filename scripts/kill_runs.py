@@ -87,22 +87,22 @@ class Sandbox:
       "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
 
-  def start(self, *options: str) -> subprocess.Popen:
+  def start(self, *options: str, devices: int = 1) -> subprocess.Popen:
     """A process that trains, or goes on where there is something to resume."""
     args = ["--resume"] if (self.run / "config.json").exists() else []
     command = ["-m", "jaxrl_llm", "train", str(self.config), *args, *options]
     return subprocess.Popen(
       [sys.executable, *command],
-      env=self._env,
+      env=self._env | {"JAX_NUM_CPU_DEVICES": str(devices)},
       stdout=subprocess.DEVNULL,
       stderr=subprocess.PIPE,
       text=True,
       start_new_session=True,
     )
 
-  def finish(self) -> None:
+  def finish(self, *options: str, devices: int = 1) -> None:
     """Trains to the end."""
-    process = self.start()
+    process = self.start(*options, devices=devices)
     _, err = process.communicate(timeout=600)
     if process.returncode:
       raise RuntimeError(f"the run ended with {process.returncode}: {err}")
@@ -138,12 +138,12 @@ class Sandbox:
 
 
 def wait(process: subprocess.Popen, condition: Callable[[], bool]) -> None:
-  """Until condition() or the end of the process, for at most two minutes."""
-  end = time.monotonic() + 120
+  """Until condition() or the end of the process, for at most 5 minutes."""
+  end = time.monotonic() + 300
   while process.poll() is None and not condition():
     if time.monotonic() > end:
       process.kill()
-      raise RuntimeError("the run got nowhere in two minutes")
+      raise RuntimeError("the run got nowhere in 5 minutes")
     time.sleep(0.001)
 
 
