@@ -289,6 +289,8 @@ class Checkpointer:
     try:
       yield
     except Exception as error:
+      if processes.lost(error):
+        raise  # not for want of room
       (step, size), self._writing = self._writing, None
       with contextlib.suppress(Exception):  # it has failed before
         self._let_go()
