@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import kernel_attention
 import kernel_case
 import kernel_decode
 import kernel_logprob
@@ -18,6 +19,7 @@ CASES: dict[str, Callable[[kernel_case.Sizes], kernel_case.Case]] = {
   "sample": kernel_decode.sample_case,
   "sample_top_k_p": kernel_decode.sample_top_k_p_case,
   "prefix_attention": kernel_decode.prefix_attention_case,
+  "flash_attention_grad": kernel_attention.flash_attention_grad_case,
 }
 sizes = kernel_case.sizes
 

@@ -42,8 +42,8 @@ def flash_attention(
     pattern: who sees whom by place: causal rows, or a prefix and branches.
     mask: [R, L] bool, true on real tokens, which are neighbours in a causal row
       and, in one with branches, within the prefix and within each branch (a
-      branch has them first, the prefix last). Padding may hold anything finite:
-      no real token sees it, and it gets an output that is finite.
+      branch has them first, the prefix last). Padding may hold anything: it
+      counts as 0, no real token sees it, and its output is finite.
     segment_ids: [R, L] integers: a token sees its own segment alone. Equal ids
       are neighbours. Padding is a segment. Not together with `mask`.
     scale: multiplies q k; None is d ** -0.5.
@@ -56,21 +56,25 @@ def flash_attention(
     out [R, L, H, d] in the dtype of q.
 
   Raises:
-    ValueError: if shapes do not fit, softcap is not positive, or both mask and
-      segment_ids are given.
+    ValueError: if shapes do not fit, softcap or block is not positive, or both
+      mask and segment_ids are given.
     TypeError: if mask is not bool or segment_ids are no integers.
 
   References:
     Dao et al. 2022, arXiv:2205.14135; Dao 2023, arXiv:2307.08691.
   """
-  _check(q, k, v, pattern, softcap)
-  real = _rows(mask, segment_ids, q)
+  _check(q, k, v, pattern)
+  _check_numbers(softcap, block)
+  segments = _rows(mask, segment_ids, q)
+  if mask is not None:
+    # Else padding that attends to padding could overflow, and its gradient too.
+    q, k, v = (jnp.where(mask[:, :, None, None], x, 0) for x in (q, k, v))
   scale = q.shape[3] ** -0.5 if scale is None else scale
   spec = xla.Spec(scale, softcap, pattern, block)
   return dispatch.call(
     _NAME,
     impl,
-    *(q, k, v, real),
+    *(q, k, v, segments),
     xla=lambda *args: xla.attend(*args, spec),
     reference=lambda *args: reference.attend(*args, spec),
     pallas=lambda *args, interpret: tpu.attend(
@@ -103,11 +107,16 @@ def _rows(mask, segment_ids, q):
   return given.astype(jnp.int32)
 
 
-def _check(q, k, v, pattern, softcap):
+def _check_numbers(softcap, block):
   if softcap is not None and softcap <= 0:
     raise ValueError(
       f"{_NAME}: softcap must be positive or None, got {softcap}."
     )
+  if block is not None and block < 1:
+    raise ValueError(f"{_NAME}: block must be at least 1, got {block}.")
+
+
+def _check(q, k, v, pattern):
   fits = (
     q.ndim == k.ndim == 4
     and k.shape == v.shape

@@ -42,8 +42,7 @@ def attend(q, k, v, segments, spec, *, implementation="cudnn"):
 
   def turned(x):
     x = jnp.pad(_rows(x, pattern), ((0, 0), (0, even), (0, 0), (0, 0)))
-    x = jnp.take_along_axis(x, order[:, :, None, None], axis=1)
-    return jnp.where(first[:, :, None, None], x, 0)
+    return jnp.take_along_axis(x, order[:, :, None, None], axis=1)
 
   try:
     out = jax.nn.dot_product_attention(

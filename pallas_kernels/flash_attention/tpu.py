@@ -21,7 +21,8 @@ def attend(q, k, v, segments, spec, *, interpret=False):
   """Returns out [R, L, H, d] in the dtype of q; see reference.py.
 
   Raises:
-    blocks.Unsupported: for other dtypes.
+    blocks.Unsupported: for other dtypes, and blocks that are no multiple of
+      128 tokens.
   """
   if q.dtype not in _DTYPES:
     raise blocks.Unsupported(
@@ -30,6 +31,11 @@ def attend(q, k, v, segments, spec, *, interpret=False):
     )
   length = q.shape[1]
   tile = spec.block or _tile(length)
+  if tile % blocks.LANES:
+    raise blocks.Unsupported(
+      f"{_NAME}: a block of splash attention is a multiple of {blocks.LANES},"
+      f" got {tile}."
+    )
   padding = -length % tile
   q = (q.astype(jnp.float32) * spec.scale).astype(q.dtype)
 
