@@ -8,9 +8,9 @@ b = bytes of the model's dtype. In a train step, in bytes,
   kept       t L times what the remat policy keeps of a token in a block
   working    twice the largest scores of attention (prompt to itself, completion
              to prompt, completion to itself; none where rows are long, see
-             models/attention.py), the widest values of a block for t tokens,
-             embedding and head gathered over "fsdp" with their gradients, and
-             hidden states with theirs
+             models/attention.py); of t tokens the widest values of a block or,
+             under "full", all but the gates; embedding and head gathered over
+             "fsdp", and hidden states, with their gradients
 
 and in a rollout
 
@@ -116,6 +116,12 @@ class _Sizes:
     inside += _FLOAT * 4 * shape.mlp_width
     return inside / self.cut + _FLOAT * 3 * shape.width
 
+  @property
+  def anew(self) -> float:
+    """Bytes of a token's values that "full" computes anew, but the gates."""
+    gates = _FLOAT * 4 * self.shape.mlp_width / self.cut
+    return self.products + self.between - gates
+
   def forward(self, tokens: float) -> float:
     """Bytes of the widest values of a block, all there at one time."""
     shape = self.shape
@@ -140,10 +146,13 @@ def _train_step(sizes: _Sizes) -> dict[str, float]:
     "full": 0.0,
   }[sizes.config.model.remat]
   stream = _FLOAT * sizes.shape.width / sizes.cut
+  working = _working(sizes, copies=2)
+  if not kept:
+    working += sizes.tokens * sizes.anew - sizes.forward(sizes.tokens)
   return {
     "gradients": _FLOAT * sizes.stored * added,
     "kept": sizes.tokens * sizes.shape.depth * (stream + kept),
-    "working": _working(sizes, copies=2),
+    "working": working,
   }
 
 

@@ -68,13 +68,16 @@ def rewards(subject: Subject) -> Iterator[Finding]:
 
 
 def _reward(pool, name, label, problems) -> Finding:
-  pairs = [golden.golden(name, problem.answer) for problem in problems]
+  title = f"reward {label}"
+  try:
+    pairs = [golden.golden(name, problem.answer) for problem in problems]
+  except ValueError as error:
+    return Finding(name=title, status=FAIL, figure=str(error))
   completions = [text for pair in pairs for text in (pair.right, pair.wrong)]
   twice = [problem for problem in problems for _ in range(2)]
   scored = pool.score(
     [p.prompt for p in twice], completions, [p.answer for p in twice]
   )
-  title = f"reward {label}"
   if scored.messages:
     return Finding(
       name=title,
