@@ -33,6 +33,7 @@ def _samples(completions, mask, answers):
       logprobs=None,
       behaviour_logprobs=None,
       finish_reason=None,
+      checksum=None,
     ),
     prompt_texts=[""] * len(answers),
     texts=[""] * len(completions),

@@ -62,10 +62,10 @@ def parameter_shardings(
   units = {"heads": config.heads, "kv_heads": config.kv_heads}
 
   def place(path, leaf):
-    keys = [part.key for part in path]
+    keys = _keys(path)
     stacked = keys[0] == "layers"
     rank = len(leaf.shape) - stacked
-    names = PARAMETERS.get(keys[-1])
+    names = _axes(keys)
     if names is None and rank > 1:
       raise ValueError(
         f"the parameter {'/'.join(keys)} {leaf.shape} has no logical axes; add"
@@ -80,6 +80,15 @@ def parameter_shardings(
     return NamedSharding(mesh, PartitionSpec(*([None] * stacked), *spec))
 
   return jax.tree_util.tree_map_with_path(place, params)
+
+
+def _axes(keys):
+  """Of a parameter; of the parts of a LowRank too, whose rank stays whole."""
+  if len(keys) > 1 and keys[-2] in PARAMETERS:
+    inside, out = PARAMETERS[keys[-2]]
+    parts = {"w": (inside, out), "a": (inside, None), "b": (None, out)}
+    return parts.get(keys[-1])
+  return PARAMETERS.get(keys[-1])
 
 
 def partition(

@@ -11,11 +11,11 @@ import chex
 from flax import struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from jaxrl_llm import types
-from jaxrl_llm.distributed import sharding
-from jaxrl_llm.models import api, cache, linear
+from jaxrl_llm.distributed import fingerprint, sharding
+from jaxrl_llm.models import api, cache, linear, lora
 from jaxrl_llm.rollout import sampling
 
 
@@ -32,6 +32,8 @@ class Generation:
     behaviour_logprobs: [N, T] nats under the distribution that was drawn from
       (top-k, top-p and min-p included).
     finish_reason: [N] types.FINISH_STOP or types.FINISH_LENGTH.
+    checksum: [N] fingerprint.checksum of what is trained, frozen in the
+      sampler's dtype, as the sampler had it.
   """
 
   completions: Int[Array, "N T"]
@@ -39,6 +41,7 @@ class Generation:
   logprobs: Float[Array, "N T"]
   behaviour_logprobs: Float[Array, "N T"]
   finish_reason: Int[Array, "N"]
+  checksum: UInt32[Array, "N"]
 
 
 GenerateFn = Callable[
@@ -103,6 +106,7 @@ def make_generate(
     # Nothing is left to do for parameters from weight_sync on a mesh.
     params = linear.freeze(params, model.dtype)
     params = sharding.constrain_parameters(model.config, params)
+    seen = fingerprint.checksum(lora.trained(params))
     uniforms = token_uniforms(key, sample_ids, length)
     logits, past = prefill(params, prompts, prompt_mask)
     first = draw(logits, uniforms[:, 0])
@@ -131,6 +135,7 @@ def make_generate(
       finish_reason=jnp.where(
         state.done, types.FINISH_STOP, types.FINISH_LENGTH
       ).astype(jnp.int32),
+      checksum=jnp.broadcast_to(seen, (count,)),
     )
 
   return generate

@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxrl_llm.distributed import mesh as meshes
 from jaxrl_llm.models.weights import assemble, resolve
-from jaxrl_llm.training import ahead, experiment, setup
+from jaxrl_llm.training import adapter, ahead, experiment, setup
 from jaxrl_llm.training import layout as layouts
 
 
@@ -22,7 +22,8 @@ class AbsentRun:
     layout: the mesh and where parameters and state lie on it.
     state: the train state, as jax.ShapeDtypeStruct.
     parameters: of the model.
-    stored: of these, how many lie on each device.
+    trained: all of these, or those of an adapter.
+    stored: of the trained ones, how many lie on each device.
     resident: bytes on each device of state and reference, all the time.
     trips: times that a loop runs whose end depends on data, at most.
   """
@@ -46,20 +47,24 @@ class AbsentRun:
     self.config = config
     self.shape = resolve.shape(config.model.name)
     self.layout = layouts.Layout(config, devices, memory)
-    shapes = assemble.abstract(self.shape)
+    shapes = assemble.abstract(self.shape, adapter.base_dtype(config))
     places = self.layout.parameters(self.shape, shapes)
     here = jax.devices() if isinstance(devices, int) else devices
     self._device = SingleDeviceSharding(here[0])
     self._functions = setup.functions(config, self.shape, self.layout.mesh)
-    self._params = self._placed(shapes, places)
-    fresh = jax.eval_shape(self._functions.fresh, self._params)
+    base = self._placed(shapes, places)
+    learnt = jax.eval_shape(lambda base: adapter.start(config, base), base)
+    fresh = jax.eval_shape(self._functions.fresh, learnt)
     self.state = self._placed(
-      fresh, self.layout.state_shardings(self._functions.fresh, self._params)
+      fresh, self.layout.state_shardings(self._functions.fresh, learnt)
     )
-    needs = self._functions.method.needs
-    self._reference = self._params if "ref_logprobs" in needs else None
+    frozen = "ref_logprobs" in self._functions.method.needs or config.lora.rank
+    self._reference = base if frozen else None
+    self._params = self._functions.attach(base, self.state.params)
+    self._learnt = learnt
     self.parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes))
-    self.stored = held_bytes(self._params) / 4  # float32
+    self.trained = sum(leaf.size for leaf in jax.tree.leaves(learnt))
+    self.stored = held_bytes(self.state.params) / 4  # float32
     self.resident = held_bytes((self.state, self._reference))
     self.trips = config.completion_length
 
@@ -67,7 +72,7 @@ class AbsentRun:
     """Names, and functions that give a jax.stages.Traced; the largest first."""
     config, functions = self.config, self._functions
     step = self.layout.jit_step(
-      functions.train_step, functions.fresh, self._params
+      functions.train_step, functions.fresh, self._learnt
     )
     yield (
       "train step",

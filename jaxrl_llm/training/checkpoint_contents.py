@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from jaxrl_llm.training import fingerprint
+from jaxrl_llm.distributed import fingerprint
 
 FILE = "contents.json"
 # What may go wrong in reading although the files are whole.

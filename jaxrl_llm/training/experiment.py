@@ -11,6 +11,7 @@ import operator
 from typing import Literal
 
 from jaxrl_llm import methods
+from jaxrl_llm.models import lora as low_rank
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -21,10 +22,23 @@ class Model:
   """an alias (smollm2-135m, tiny), a Hugging Face folder or hub id, or a .gguf
   file"""
   dtype: Literal["float32", "bfloat16"] = "float32"
-  """dtype of matrix products; parameters and optimizer stay float32"""
+  """dtype of matrix products; trained parameters and optimizer stay float32"""
   remat: Literal["none", "dots", "full"] = "dots"
   """what the backward pass recomputes: nothing, all but matrix products and
   attention (on a CPU also the fastest), or everything (least memory)"""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Lora:
+  """Low-rank adapters instead of all parameters; the base stays as loaded."""
+
+  rank: int = 0
+  """width of the two small matrices beside each target; 0: no adapters"""
+  alpha: float = 32.0
+  """the adapters' product is multiplied by alpha / rank; for rank-stabilised
+  LoRA take alpha = a * sqrt(rank)"""
+  targets: tuple[str, ...] = low_rank.TARGETS
+  """matrices of each block: q, k, v, o, gate, up, down"""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -184,6 +198,7 @@ class Experiment:
   first update, or those the sampler returned"""
   mesh: Mesh = Mesh()
   model: Model = Model()
+  lora: Lora = Lora()
   data: Data = Data()
   sampling: Sampling = Sampling()
   reward: tuple[str, ...] = ("exact_integer",)
@@ -245,6 +260,7 @@ def validate(config: Experiment) -> None:
     )
   _validate_optimizer(config.optimizer)
   _validate_checkpoint(config.checkpoint)
+  _validate_lora(config.lora)
   if not config.reward:
     raise ValueError(
       "reward must name at least one verifier or file.py:function, got"
@@ -260,6 +276,20 @@ def validate(config: Experiment) -> None:
       "evaluation.samples must be 1 when evaluation.sampling.greedy is True,"
       f" got {config.evaluation.samples}: greedy samples are all equal."
     )
+
+
+def _validate_lora(config: Lora) -> None:
+  if config.rank < 0:
+    raise ValueError(f"lora.rank must be 0 (off) or more, got {config.rank}.")
+  if not 0 < config.alpha < math.inf:
+    raise ValueError(
+      f"lora.alpha must be positive and finite, got {config.alpha}."
+    )
+  if config.rank:
+    try:
+      low_rank.check(rank=config.rank, targets=config.targets)
+    except ValueError as error:
+      raise ValueError(f"lora.{error}") from error
 
 
 def _validate_optimizer(config: Optimizer) -> None:

@@ -10,9 +10,9 @@ from jaxrl_llm.data import prompts as encoding
 from jaxrl_llm.data import sources
 from jaxrl_llm.models import families
 from jaxrl_llm.models.weights import resolve
+from jaxrl_llm.training import adapter, experiment, setup
 from jaxrl_llm.training import checkpoint as checkpoints
 from jaxrl_llm.training import evaluate as evaluation
-from jaxrl_llm.training import experiment, setup
 
 
 def held_out(
@@ -32,7 +32,7 @@ def held_out(
       samples.texts[i : i + group] for i in range(0, len(samples.texts), group)
     ]
 
-  with run.evaluate.sync(params) as synced:
+  with run.evaluate.sync(run.policy(params)) as synced:
     return evaluation.run(
       generate,
       pool,
@@ -64,7 +64,8 @@ def evaluate(
     if checkpoint:
       folder = pathlib.Path(checkpoint).expanduser() / "checkpoints"
       with checkpoints.Checkpointer(folder, keep=1) as saver:
-        state, _, _ = saver.restore(state)
+        state, extra, _ = saver.restore(state)
+      adapter.check_origin(extra.get("adapter", {}), run.origin())
     return held_out(run, pool, state.params)
 
 

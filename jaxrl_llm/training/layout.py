@@ -5,17 +5,13 @@ import math
 from typing import Any
 
 import jax
-import numpy as np
 
 from jaxrl_llm.distributed import mesh as meshes
 from jaxrl_llm.distributed import sharding, weight_sync
 from jaxrl_llm.models import api
-from jaxrl_llm.training import experiment
+from jaxrl_llm.training import adapter, experiment
 from jaxrl_llm.training import state as states
 from jaxrl_llm.training import step as steps
-
-# float32 parameter, gradient and Adam's two moments.
-_STATE_BYTES = 16
 
 
 class Layout:
@@ -23,7 +19,6 @@ class Layout:
 
   Attributes:
     mesh: devices that share the work, or None for one device.
-    places: a sharding for each parameter, or None on one device.
   """
 
   def __init__(
@@ -41,7 +36,7 @@ class Layout:
     """
     self._config, self._devices, self._memory = config, devices, memory
     self.mesh: jax.sharding.Mesh | None = None
-    self.places: Any = None
+    self._shape: api.ModelConfig | None = None
 
   def parameters(self, config: api.ModelConfig, shapes: Any) -> Any:
     """Chooses the mesh; shardings of the parameters, as assemble() wants them.
@@ -50,26 +45,25 @@ class Layout:
       ValueError: if the devices do not go with the experiment; one line.
     """
     wanted = self._config.mesh
-    size = sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+    self._shape = config
     self.mesh = meshes.make_mesh(
       self._config.prompts_per_step,
       data=wanted.data,
       fsdp=wanted.fsdp,
       tensor=wanted.tensor,
-      state_bytes=int(_STATE_BYTES * size),
+      state_bytes=adapter.state_bytes(self._config, shapes),
       devices=self._devices,
       memory=self._memory,
     )
     if self.mesh is None:
       return None
     _check_pieces(self._config, meshes.row_shares(self.mesh))
-    self.places = sharding.parameter_shardings(config, shapes, self.mesh)
-    return self.places
+    return sharding.parameter_shardings(config, shapes, self.mesh)
 
   def init_state(
     self, fresh: Callable[[Any], states.TrainState], params: Any
   ) -> states.TrainState:
-    """fresh(params), made where it stays; `params` are used up."""
+    """fresh(params), made where it stays; trained `params` are used up."""
     if self.mesh is None:
       return meshes.replicate(fresh(params), None)
     made = jax.jit(
@@ -99,7 +93,8 @@ class Layout:
     if self.mesh is None:
       return None
     shapes = jax.eval_shape(fresh, params)
-    return sharding.like_parameters(shapes, self.places, self.mesh)
+    places = sharding.parameter_shardings(self._shape, params, self.mesh)
+    return sharding.like_parameters(shapes, places, self.mesh)
 
 
 def legal_micro_batches(

@@ -16,9 +16,11 @@ import jax
 from jaxrl_llm.distributed import mesh as meshes
 from jaxrl_llm.distributed import processes
 from jaxrl_llm.methods import saved
-from jaxrl_llm.models.weights import hf
+from jaxrl_llm.models import lora
+from jaxrl_llm.models.weights import hf, peft
 from jaxrl_llm.rollout import plans
 from jaxrl_llm.training import (
+  adapter,
   ahead,
   experiment,
   inference,
@@ -112,6 +114,7 @@ class _Trainer:
     self._state = run.init_state()
     self._plan_state = run.method.plan.init()
     self._reference = run.reference()
+    self._origin = run.origin()
     self._first = 0
     self._signal, self._heard = None, 0.0
     self._writer = self._display = None
@@ -157,10 +160,12 @@ class _Trainer:
     config, loaded = self._run.config, self._run.loaded
     leaves = jax.tree.leaves(loaded.params)
     devices = self._run.mesh.size if self._run.mesh else 1
+    adapter_size = sum(x.size for x in jax.tree.leaves(self._state.params))
     return {
       "run": str(self._folder),
       "model": f"{config.model.name} ({loaded.source})",
       "parameters": sum(leaf.size for leaf in leaves),
+      **({"adapter": adapter_size} if config.lora.rank else {}),
       "method": type(config.method).__name__,
       "batch": f"{config.prompts_per_step} prompts x {config.group_size}",
       "devices": f"{devices} x {jax.devices()[0].device_kind}",
@@ -169,6 +174,7 @@ class _Trainer:
   def restore(self):
     """Loads the newest checkpoint into state, data order and position."""
     arrays, extra, step = self._saver.restore(self._state)
+    adapter.check_origin(extra.get("adapter", {}), self._origin)
     self._state, self._first = arrays, step
     self._run.batches.set_state(extra["batches"])
     self._plan_state = _same_plan(extra.get("plan", {}), self._plan_state)
@@ -178,6 +184,7 @@ class _Trainer:
     extra = {
       "batches": self._run.batches.get_state(),
       "plan": self._plan_state,
+      "adapter": self._origin,
     }
     self._saver.save(step, self._state, extra)
 
@@ -223,7 +230,7 @@ class _Trainer:
 
   def _one_step(self, step: int, compiling: concurrent.futures.Future):
     run, clock = self._run, _Clock()
-    synced = run.collect.sync(self._state.params)
+    synced = run.collect.sync(run.policy(self._state.params))
     clock.lap("sync")
     sampler = self._sampler(step, clock, synced.params)
     groups, self._plan_state, planned = run.method.plan.gather(
@@ -342,14 +349,25 @@ class _Clock:
 
 
 def export(run: setup.Run, params, folder: pathlib.Path) -> None:
-  """Writes a folder that transformers loads, replacing an older one."""
-  params = processes.to_host(params)
+  """Writes a folder that transformers loads, replacing an older one.
+
+  An adapter is merged, and also written as it is to the subfolder adapter/.
+  """
+  policy = processes.to_host(run.policy(params))
   if not processes.is_main():
     return
   scratch = folder.with_name(folder.name + ".new")
   shutil.rmtree(scratch, ignore_errors=True)
   scratch.mkdir(parents=True)
-  hf.save(scratch, run.loaded.config, params)
+  hf.save(scratch, run.loaded.config, lora.merge(policy))
+  if run.config.lora.rank:
+    peft.save(
+      scratch / "adapter",
+      run.loaded.config,
+      lora.trained(policy),
+      alpha=run.config.lora.alpha,
+      base=run.loaded.source,
+    )
   run.loaded.tokenizer.save(scratch)
   shutil.rmtree(folder, ignore_errors=True)
   scratch.rename(folder)

@@ -62,6 +62,7 @@ class Plan:
     topology: "v5e:16x16".
     mesh: devices by axis.
     parameters: of the model.
+    trained: of them, or of its adapter.
     resident: bytes on each device of state and reference, all the time.
     available: bytes that a program may have on a device.
     programs: in the order in which they were compiled.
@@ -72,6 +73,7 @@ class Plan:
   topology: str
   mesh: dict[str, int]
   parameters: int
+  trained: int
   resident: float
   available: float
   programs: list[Program]
@@ -146,6 +148,7 @@ def _plan(config, devices, topology, available, only, say) -> Plan:
     topology=topology,
     mesh=dict(run.layout.mesh.shape) if run.layout.mesh else {"device": 1},
     parameters=run.parameters,
+    trained=run.trained,
     resident=run.resident,
     available=available,
     programs=[],

@@ -17,6 +17,7 @@ def text(plan: plans.Plan) -> str:
   mesh = ", ".join(f"{axis} {size}" for axis, size in plan.mesh.items())
   lines = [
     f"{plan.topology}: {mesh}; {plan.parameters / 1e9:.2f} billion parameters,"
+    f"{_trained(plan)}"
     f" remat {plan.remat}, {plan.micro_batches} micro-batches",
     f"on each device, GiB of {plan.available / _GIB:.2f}; state and reference"
     f" hold {plan.resident / _GIB:.2f} all the time",
@@ -45,6 +46,13 @@ def _how(plan: plans.Plan) -> list[str]:
     parts = (f"{k} {v / _GIB:.2f}" for k, v in program.parts.items())
     lines.append(f"  {program.name:<12}{' + '.join(parts)}")
   return lines
+
+
+def _trained(plan):
+  """Said of an adapter only."""
+  if plan.trained == plan.parameters:
+    return ""
+  return f" an adapter of {plan.trained / 1e6:.1f} million,"
 
 
 def verdict(plan: plans.Plan) -> str:

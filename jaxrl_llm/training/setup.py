@@ -16,15 +16,22 @@ import optax
 
 from jaxrl_llm.data import batching, sources, tokenizers
 from jaxrl_llm.data import prompts as encoding
+from jaxrl_llm.distributed import fingerprint, weight_sync
 from jaxrl_llm.distributed import mesh as meshes
-from jaxrl_llm.distributed import weight_sync
 from jaxrl_llm.methods import base
-from jaxrl_llm.models import api, families
+from jaxrl_llm.models import api, families, linear
 from jaxrl_llm.models.weights import resolve
 from jaxrl_llm.rewards import divided
 from jaxrl_llm.rewards import pool as pools
 from jaxrl_llm.rollout import collect, engine, sampling
-from jaxrl_llm.training import critic, experiment, optimizer, score, step
+from jaxrl_llm.training import (
+  adapter,
+  critic,
+  experiment,
+  optimizer,
+  score,
+  step,
+)
 from jaxrl_llm.training import layout as layouts
 from jaxrl_llm.training import state as states
 
@@ -41,12 +48,14 @@ class Run:
 
   Attributes:
     config: what they were made from.
-    loaded: weights, their config and tokenizer; `params` before training.
+    loaded: weights, their config and tokenizer; `params` before training,
+      frozen where an adapter is trained beside them.
     model: the decoder.
     method: what is optimised.
     optimizer: how.
     critic: values and their optimizer, for a method that needs them.
-    fresh: the first state of given parameters.
+    attach: (frozen, trained) -> parameters of the policy.
+    fresh: the first state of given trained parameters.
     schedule: learning rate by optimizer step.
     train_step: jitted; donates its state.
     collect: training samples.
@@ -63,7 +72,8 @@ class Run:
   method: base.Method
   optimizer: optax.GradientTransformation
   critic: critic.Critic | None
-  fresh: Callable[[api.Params], states.TrainState]
+  attach: Callable[[api.Params | None, Any], api.Params]
+  fresh: Callable[[Any], states.TrainState]
   schedule: optax.Schedule
   train_step: Any
   collect: collect.Collector
@@ -84,14 +94,23 @@ class Run:
     Where no reference needs the weights again, the state takes them over from
     `loaded` instead of copying them; a train step then uses them up.
     """
-    params = self.loaded.params
-    if "ref_logprobs" in self.method.needs:
+    base = self.loaded.params
+    params = adapter.start(self.config, base)
+    if params is base and "ref_logprobs" in self.method.needs:
       params = jax.tree.map(jnp.copy, params)
     return self.layout.init_state(self.fresh, params)
 
+  def policy(self, params: Any) -> api.Params:
+    """What a sampler or an evaluation takes, of a state's parameters."""
+    return self.attach(self.reference(), params)
+
+  def origin(self) -> dict[str, float]:
+    """What an adapter in a checkpoint must belong to; see adapter.origin."""
+    return adapter.origin(self.config, self.loaded.params)
+
   def reference(self) -> api.Params | None:
-    """The frozen start, kept only when the method needs it."""
-    if "ref_logprobs" not in self.method.needs:
+    """The frozen start: of a method that needs it, and of an adapter."""
+    if not self.config.lora.rank and "ref_logprobs" not in self.method.needs:
       return None
     if self.mesh is None:
       return meshes.replicate(self.loaded.params, None)
@@ -115,10 +134,9 @@ class Functions:
   """The pure functions of a run; they need a model's shape, not its weights.
 
   Attributes:
-    model, method, optimizer, critic, schedule: as in Run.
+    model, method, optimizer, critic, schedule, attach, fresh: as in Run.
     score: what the policy says of a rollout.
     train_step: not jitted.
-    fresh: the first state of given parameters.
   """
 
   model: api.LanguageModel
@@ -128,7 +146,8 @@ class Functions:
   schedule: optax.Schedule
   score: score.ScoreFn
   train_step: step.StepFn
-  fresh: Callable[[api.Params], states.TrainState]
+  attach: Callable[[api.Params | None, Any], api.Params]
+  fresh: Callable[[Any], states.TrainState]
 
 
 def functions(
@@ -165,6 +184,7 @@ def functions(
     epochs=config.epochs,
     old_logprobs=config.old_logprobs,
     critic=values,
+    attach=adapter.attach(config),
   )
   return Functions(
     model=model,
@@ -173,7 +193,8 @@ def functions(
     critic=values,
     schedule=optimizer.make_schedule(config.optimizer, steps=updates),
     score=scorer,
-    train_step=train_step,
+    train_step=_with_checksum(train_step, model.dtype),
+    attach=adapter.attach(config),
     fresh=functools.partial(
       states.init_state, method=method, optimizer=chain, critic=values
     ),
@@ -195,9 +216,13 @@ def build(config: experiment.Experiment, *, weights: str | None = None) -> Run:
   held_out = problems(config, config.data.eval_split)
   layout = layouts.Layout(config)
   loaded = resolve.load(
-    weights or config.model.name, seed=config.seed, sharding=layout.parameters
+    weights or config.model.name,
+    seed=config.seed,
+    sharding=layout.parameters,
+    dtype=adapter.base_dtype(config),
   )
   parts = functions(config, loaded.config, layout.mesh)
+  trained = jax.eval_shape(lambda x: adapter.start(config, x), loaded.params)
   held_out = held_out[: config.evaluation.examples]
   _check_prompts(config, loaded.tokenizer, held_out)
   _check_prompts(config, loaded.tokenizer, training[:_CHECKED])
@@ -208,9 +233,10 @@ def build(config: experiment.Experiment, *, weights: str | None = None) -> Run:
     method=parts.method,
     optimizer=parts.optimizer,
     critic=parts.critic,
+    attach=parts.attach,
     fresh=parts.fresh,
     schedule=parts.schedule,
-    train_step=layout.jit_step(parts.train_step, parts.fresh, loaded.params),
+    train_step=layout.jit_step(parts.train_step, parts.fresh, trained),
     collect=_collector(config, parts.model, loaded.tokenizer, layout),
     greedy=_greedy_collector(config, parts.model, loaded.tokenizer, layout),
     evaluate=_evaluator(config, parts.model, loaded.tokenizer, layout),
@@ -220,6 +246,17 @@ def build(config: experiment.Experiment, *, weights: str | None = None) -> Run:
     held_out=held_out,
     layout=layout,
   )
+
+
+def _with_checksum(train_step, dtype):
+  """Adds that of the parameters as the sampler must have had them."""
+
+  def checked(state, rollout, reference):
+    seen = fingerprint.checksum(linear.freeze(state.params, dtype))
+    state, metrics = train_step(state, rollout, reference)
+    return state, metrics | {"sync/checksum_trainer": seen}
+
+  return checked
 
 
 def _critic(config, method, width, updates) -> critic.Critic | None:

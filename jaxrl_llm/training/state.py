@@ -17,7 +17,7 @@ class TrainState:
 
   Attributes:
     step: [] int32, rollouts trained on so far.
-    params: float32 parameters of the policy.
+    params: float32 parameters that are trained: the policy's, or its adapter.
     opt_state: of the optax optimizer, same layout as params.
     method_state: of the method's rollout transform.
     critic_params: of the value head, or None without a critic.
@@ -42,7 +42,7 @@ def init_state(
   """The state before the first step.
 
   Args:
-    params: of the policy.
+    params: that are trained, of the policy.
     method: whose transform has a state.
     optimizer: of the policy.
     critic: for a method that needs values.

@@ -38,6 +38,7 @@ def make_train_step(
   epochs: int = 1,
   old_logprobs: str = "trainer",
   critic: critics.Critic | None = None,
+  attach: Callable[[Any, Any], Any] = lambda frozen, params: params,
 ) -> StepFn:
   """Closes over everything static; what is left is arrays in, arrays out.
 
@@ -54,12 +55,15 @@ def make_train_step(
       "sampler" keeps rollout.old_logprobs as they came. Rows with
       extras["stale"] keep them in either case: another policy sampled them.
     critic: makes scores.values, for a method that needs them.
+    attach: (reference, state.params) -> the parameters that `score` takes,
+      for a state that holds only what is added to the frozen ones.
 
   Returns:
     step(state, rollout, reference) -> (state, metrics), jittable; metrics are
-    scalars. `reference` is the frozen reference's parameters, or None unless
-    the method needs "ref_logprobs". The gap between rollout.old_logprobs and
-    the trainer's log-probs before the first update is among the metrics.
+    scalars. `reference` is the frozen parameters: those of the method that
+    needs "ref_logprobs", those that are attached to; None where neither is.
+    The gap between rollout.old_logprobs and the trainer's log-probs before the
+    first update is among the metrics.
   """
   if old_logprobs not in ("trainer", "sampler"):
     raise ValueError(
@@ -75,16 +79,17 @@ def make_train_step(
   on_policy = own and updates == 1
   rescored = own and not on_policy or "old_scores" in method.needs
   pieces = mini_batches * micro_batches
-  whole = critics.with_values(
-    score, critic, keep_hidden="hidden" in method.needs
-  )
-  update = _make_update(
-    _make_gradient(_make_loss(whole, method, on_policy), micro_batches),
-    method,
-    critics.side_by_side(optimizer, critic),
-  )
+  chain = critics.side_by_side(optimizer, critic)
 
   def train_step(state, rollout, reference):
+    whole = critics.with_values(
+      lambda params, part: score(attach(reference, params), part),
+      critic,
+      keep_hidden="hidden" in method.needs,
+    )
+    gradient = _make_gradient(
+      _make_loss(whole, method, on_policy), micro_batches
+    )
     if "ref_logprobs" in method.needs:
       logprobs = lambda part: score(reference, part).logprobs  # noqa: E731
       rollout = rollout.replace(ref_logprobs=_map(logprobs, rollout, pieces))
@@ -97,7 +102,7 @@ def make_train_step(
     advantages = base.per_token(method.advantage(rollout), rollout.mask)
     rollout = method.selection(rollout, advantages)
     (params, opt_state), metrics = _updates(
-      update,
+      _make_update(gradient, method, chain),
       (params, critics.Pair(state.opt_state, state.critic_opt_state)),
       (rollout, advantages),
       mini_batches=mini_batches,

@@ -63,6 +63,7 @@ def sample_metrics(samples: collect.Samples, scored) -> dict[str, float]:
     "truncated": float(1 - finished.mean()),
     "zero_variance": float(np.mean(uniform)),
     "unscorable": float(1 - scorable.mean()),
+    "sync/checksum_sampler": float(out.checksum[0]),
     **{f"failures/{k}": float(v) for k, v in scored.failures.items()},
     **{
       f"reward/{name}": float(np.nanmean(values))

@@ -59,8 +59,13 @@ class LinearTest(chex.TestCase):
     )
 
   def test_float32_is_frozen_as_it_is(self):
-    params = {"layers": {"w": jnp.ones((2, 3, 4))}}
-    self.assertIs(linear.freeze(params, jnp.float32), params)
+    w = jnp.ones((2, 3, 4))
+    self.assertIs(linear.freeze({"layers": w}, jnp.float32)["layers"], w)
+
+  def test_what_is_stored_in_bfloat16_is_read_in_float32_once(self):
+    w = jnp.ones((2, 3, 4), jnp.bfloat16)
+    frozen = linear.freeze({"layers": w, "embed": w[0]}, jnp.float32)
+    self.assertEqual({x.dtype.name for x in frozen.values()}, {"float32"})
 
   def test_blocked_transpose_is_the_transpose(self):
     x = jax.random.normal(jax.random.key(0), (7, 32)).astype(jnp.bfloat16)

@@ -27,6 +27,7 @@ def make_samples(first_problem, problems, group_size, first_id):
       logprobs=(-0.125 * tokens).astype(np.float32),
       behaviour_logprobs=(-0.25 * tokens).astype(np.float32),
       finish_reason=np.ones(rows, np.int32),
+      checksum=np.zeros(rows, np.uint32),
     ),
     prompt_texts=[f"q{n}" for n in numbers],
     texts=[f"row {i}" for i in ids],

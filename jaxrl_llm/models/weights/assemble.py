@@ -30,7 +30,11 @@ def path_name(path: tuple[Any, ...]) -> str:
 
 
 def assemble(
-  config: api.ModelConfig, read: ReadFn, *, sharding: Any = None
+  config: api.ModelConfig,
+  read: ReadFn,
+  *,
+  sharding: Any = None,
+  dtype: np.typing.DTypeLike = np.float32,
 ) -> api.Params:
   """Fills the parameter tree of a config, leaf by leaf.
 
@@ -41,11 +45,12 @@ def assemble(
     sharding: one jax sharding for all leaves, a tree of them like the
       parameters, or a function of (config, shapes) that gives one of these;
       None means the first device.
+    dtype: of the matrices; vectors are float32.
 
   Returns:
-    float32 parameters.
+    The parameters.
   """
-  tree = abstract(config)
+  tree = abstract(config, dtype)
   return jax.tree_util.tree_map_with_path(
     lambda path, leaf, place: _leaf(path_name(path), leaf, place, read),
     tree,
@@ -64,10 +69,18 @@ def places(config: api.ModelConfig, tree: Any, sharding: Any) -> Any:
   return sharding
 
 
-def abstract(config: api.ModelConfig) -> Any:
-  """Shapes of a config's parameters."""
+def abstract(
+  config: api.ModelConfig, dtype: np.typing.DTypeLike = np.float32
+) -> Any:
+  """Shapes of a config's parameters; `dtype` is that of the matrices."""
   model = families.build(config)
-  return jax.eval_shape(model.init, jax.random.key(0))
+
+  def stored(path, leaf):
+    matrix = leaf.ndim - path_name(path).startswith("layers/") > 1
+    return leaf.update(dtype=dtype if matrix else leaf.dtype)
+
+  tree = jax.eval_shape(model.init, jax.random.key(0))
+  return jax.tree_util.tree_map_with_path(stored, tree)
 
 
 def _leaf(name, leaf, sharding, read):
@@ -79,7 +92,7 @@ def _leaf(name, leaf, sharding, read):
     devices.setdefault(key, []).append(device)
   arrays = []
   for key, holders in devices.items():
-    part = _part(name, tuple(slice(*span) for span in key), read)
+    part = _part(name, tuple(slice(*span) for span in key), read, leaf.dtype)
     # Waiting frees the host's part before the next one is read.
     arrays += jax.block_until_ready(
       [jax.device_put(part, device) for device in holders]
@@ -87,11 +100,11 @@ def _leaf(name, leaf, sharding, read):
   return jax.make_array_from_single_device_arrays(leaf.shape, sharding, arrays)
 
 
-def _part(name, spans, read):
+def _part(name, spans, read, dtype):
   if not name.startswith("layers/"):
-    return np.ascontiguousarray(read(name, None, spans), np.float32)
+    return np.ascontiguousarray(read(name, None, spans), dtype)
   shape = tuple(span.stop - span.start for span in spans)
-  out = np.empty(shape, np.float32)
+  out = np.empty(shape, dtype)
   for row, layer in enumerate(range(spans[0].start, spans[0].stop)):
     out[row] = read(name, layer, spans[1:])
   return out

@@ -83,9 +83,9 @@ class File:
     except (ValueError, TypeError, ArithmeticError) as error:
       raise ValueError(f"GGUF file {self.path}: {error}") from error
 
-  def params(self, *, sharding: Any = None) -> api.Params:
-    """The parameter tree in float32; `sharding` as in assemble.assemble."""
-    return assemble.assemble(self.config, self._read, sharding=sharding)
+  def params(self, **options: Any) -> api.Params:
+    """The parameter tree; sharding and dtype as in assemble.assemble."""
+    return assemble.assemble(self.config, self._read, **options)
 
   def tokenizer(self) -> transformers.PreTrainedTokenizerFast:
     """The tokenizer of the metadata; raises ValueError, one line."""

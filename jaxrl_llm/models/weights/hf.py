@@ -39,16 +39,16 @@ def read_config(folder: str | os.PathLike[str]) -> api.ModelConfig:
 
 
 def load(
-  folder: str | os.PathLike[str], *, sharding: Any = None
+  folder: str | os.PathLike[str], **options: Any
 ) -> tuple[api.ModelConfig, api.Params]:
   """Reads config.json and the safetensors of a folder.
 
   Args:
     folder: with config.json and model.safetensors or its sharded index.
-    sharding: where parameters go, as in assemble.assemble.
+    **options: sharding and dtype of the parameters, as in assemble.assemble.
 
   Returns:
-    The config, and float32 parameters.
+    The config, and the parameters.
 
   Raises:
     FileNotFoundError: one line: no folder, config or weights.
@@ -63,7 +63,7 @@ def load(
       prefix = _prefix(tensors)
       _check(config, tensors, prefix)
       read = _reader(config, tensors, prefix)
-      return config, assemble.assemble(config, read, sharding=sharding)
+      return config, assemble.assemble(config, read, **options)
   except (ValueError, TypeError, safetensors.SafetensorError) as error:
     raise ValueError(f"Model folder {folder}: {error}") from error
 

