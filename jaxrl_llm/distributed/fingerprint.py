@@ -7,7 +7,6 @@ does not matter, so an array that is cut over devices or processes has the
 fingerprint of the whole one.
 """
 
-import math
 from typing import Any
 
 import chex
@@ -40,13 +39,12 @@ def fingerprint(array: Shaped[Array, "..."]) -> UInt32[Array, ""]:
   """
   chex.assert_is_divisible(8, array.dtype.itemsize)
   words = _words(array)
-  if words.ndim < 3:
-    return _sum(words, jnp.uint32(0))
-  # Layer after layer: XLA's CPU backend writes out all that it sums.
-  stride = math.prod(words.shape[1:]) % 2**32
-  starts = jnp.arange(words.shape[0], dtype=jnp.uint32) * jnp.uint32(stride)
-  sums = lax.map(lambda layer: _sum(*layer), (words, starts))
-  return jnp.sum(sums, dtype=jnp.uint32)
+  place, stride = jnp.zeros(words.shape, jnp.uint32), 1
+  for axis in reversed(range(words.ndim)):
+    count = lax.broadcasted_iota(jnp.uint32, words.shape, axis)
+    place += count * jnp.uint32(stride % 2**32)
+    stride *= words.shape[axis]
+  return jnp.sum(_mix(words ^ _mix(place)), dtype=jnp.uint32)
 
 
 def checksum(tree: Any) -> UInt32[Array, ""]:
@@ -59,16 +57,6 @@ def checksum(tree: Any) -> UInt32[Array, ""]:
   for number, leaf in enumerate(jax.tree.leaves(tree)):
     total += _mix(fingerprint(leaf) + jnp.uint32(number + 1))
   return total
-
-
-def _sum(words, start):
-  """Of the mixed words, the first of which has the place `start`."""
-  place, stride = jnp.broadcast_to(start, words.shape), 1
-  for axis in reversed(range(words.ndim)):
-    count = lax.broadcasted_iota(jnp.uint32, words.shape, axis)
-    place += count * jnp.uint32(stride % 2**32)
-    stride *= words.shape[axis]
-  return jnp.sum(_mix(words ^ _mix(place)), dtype=jnp.uint32)
 
 
 def _words(array: jax.Array) -> jax.Array:

@@ -50,14 +50,13 @@ def test_a_cut_array_has_the_fingerprint_of_the_whole(spec):
   )
 
 
-@pytest.mark.parametrize("shape", [(3, 4), (2, 3, 2)])
-def test_it_is_the_sum_that_it_says(shape):
+def test_it_is_the_sum_that_it_says():
   def mix(word):
     word = (word ^ word >> 16) * 0x7FEB352D % 2**32
     word = (word ^ word >> 15) * 0x846CA68B % 2**32
     return word ^ word >> 16
 
-  array = _array("float32", shape)
+  array = _array("float32", (3, 4))
   words = np.asarray(array).reshape(-1).view(np.uint32).tolist()
   by_hand = sum(mix(word ^ mix(i)) for i, word in enumerate(words)) % 2**32
   assert int(fingerprint.fingerprint(array)) == by_hand
