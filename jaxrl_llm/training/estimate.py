@@ -4,7 +4,7 @@ Letters: on one device, p prompts of a micro-batch with g completions each make
 t = p (S + g (T - 1)) tokens; n = devices that cut heads, MLP and vocabulary;
 b = bytes of the model's dtype. In a train step, in bytes,
 
-  gradients  4 a stored parameter, twice where micro-batches add up
+  gradients  4 a trained parameter, twice where micro-batches add up
   kept       t L times what the remat policy keeps of a token in a block
   working    twice the largest scores of attention (prompt to itself, completion
              to prompt, completion to itself; none where rows are long, see
@@ -49,7 +49,7 @@ def temporaries(
     config: the experiment.
     shape: of the model.
     mesh: as the layout chose it.
-    stored: parameters that one device holds.
+    stored: trained parameters that one device holds.
 
   Raises:
     ValueError: for another name.

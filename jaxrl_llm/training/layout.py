@@ -5,9 +5,10 @@ import math
 from typing import Any
 
 import jax
+import numpy as np
 
 from jaxrl_llm.distributed import mesh as meshes
-from jaxrl_llm.distributed import sharding, weight_sync
+from jaxrl_llm.distributed import processes, sharding, weight_sync
 from jaxrl_llm.models import api
 from jaxrl_llm.training import adapter, experiment
 from jaxrl_llm.training import state as states
@@ -66,6 +67,8 @@ class Layout:
     """fresh(params), made where it stays; trained `params` are used up."""
     if self.mesh is None:
       return meshes.replicate(fresh(params), None)
+    places = sharding.parameter_shardings(self._shape, params, self.mesh)
+    params = jax.tree.map(_placed, params, places)
     made = jax.jit(
       fresh, donate_argnums=0, out_shardings=self.state_shardings(fresh, params)
     )
@@ -95,6 +98,11 @@ class Layout:
     shapes = jax.eval_shape(fresh, params)
     places = sharding.parameter_shardings(self._shape, params, self.mesh)
     return sharding.like_parameters(shapes, places, self.mesh)
+
+
+def _placed(leaf, place):
+  """An array of the host on the mesh; others lie there already."""
+  return processes.put(leaf, place) if isinstance(leaf, np.ndarray) else leaf
 
 
 def legal_micro_batches(

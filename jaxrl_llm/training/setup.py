@@ -96,7 +96,9 @@ class Run:
     """
     base = self.loaded.params
     params = adapter.start(self.config, base)
-    if params is base and "ref_logprobs" in self.method.needs:
+    if params is not base:
+      params = jax.device_get(params)  # for the devices of all processes
+    elif "ref_logprobs" in self.method.needs:
       params = jax.tree.map(jnp.copy, params)
     return self.layout.init_state(self.fresh, params)
 

@@ -63,7 +63,7 @@ def test_the_sampler_has_the_trainers_adapter_and_it_learns(trained):
   assert len(set(sums)) == STEPS
   rewards = [row["reward/format"] for row in rows]
   # A frozen head of random weights bounds what can be learnt.
-  assert np.mean(rewards[-6:]) > np.mean(rewards[:3]) + 0.08
+  assert np.mean(rewards[-8:]) > np.mean(rewards[:3]) + 0.05
   assert rows[0]["reference_kl"] < 1e-12 < rows[-1]["reference_kl"]
   assert max(row["sampler_gap_max"] for row in rows) < 1e-4
 

@@ -15,6 +15,7 @@ MESHES = {
   "tensor=2": (2, 1 / 2),
   "fsdp=2 tensor=2": (4, 1 / 4),
   "data=2 fsdp=2 tensor=2": (8, 1 / 4),
+  "fsdp=4 tensor=2 rank=4": (8, 1 / 2),
 }
 
 

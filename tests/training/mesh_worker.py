@@ -3,10 +3,11 @@
     python mesh_worker.py "data=8" "fsdp=2 tensor=2" ...
 
 For each mesh: the tokens that were sampled and how far parameters are from
-those of a single device, over the largest change.
+those of a single device, over the largest change. "rank=4" trains an adapter.
 """
 
 import dataclasses
+import functools
 import json
 import os
 import sys
@@ -42,32 +43,38 @@ BASE = experiment.Experiment(
 )
 
 
-def train(mesh: experiment.Mesh):
+def train(mesh: experiment.Mesh, rank: int = 0):
   """Tokens of two steps and the parameters before and after."""
-  run = setup.build(dataclasses.replace(BASE, mesh=mesh))
+  lora = experiment.Lora(rank=rank)
+  run = setup.build(dataclasses.replace(BASE, mesh=mesh, lora=lora))
   state, reference = run.init_state(), run.reference()
   start = jax.device_get(state.params)
   tokens, rng = [], np.random.default_rng(0)
   for step in range(2):
-    with run.collect.sync(state.params) as synced:
+    with run.collect.sync(run.policy(state.params)) as synced:
       samples = run.collect(synced.params, next(run.batches), step)
     rewards = rng.random(len(samples.texts)).astype(np.float32)
     rollout = meshes.place_rows(samples.rollout(rewards), run.mesh)
     state, metrics = run.train_step(state, rollout, reference)
     tokens.append(samples.generation.completions.tolist())
+    assert metrics["sync/checksum_trainer"] == samples.generation.checksum[0]
   gap = float(metrics["sampler_gap_max"])
   return tokens, start, jax.device_get(state.params), gap, state
 
 
 def main():
   """Compares every mesh of the command line with one device."""
-  tokens, start, alone, _, _ = train(experiment.Mesh(data=1, fsdp=1))
-  change = largest(start, alone)
+  alone_with = functools.cache(
+    lambda rank: train(experiment.Mesh(data=1, fsdp=1), rank)
+  )
   for text in sys.argv[1:]:
     sizes = {k: int(v) for k, v in (word.split("=") for word in text.split())}
+    rank = sizes.pop("rank", 0)
     full = {"data": 1, "fsdp": 1} | sizes
-    seen, _, params, gap, state = train(experiment.Mesh(**full))
-    matrix = state.params["layers"]["mlp"]["gate"]
+    tokens, start, alone, _, _ = alone_with(rank)
+    change = largest(start, alone)
+    seen, _, params, gap, state = train(experiment.Mesh(**full), rank)
+    matrix = jax.tree.leaves(state.params["layers"]["mlp"]["down"])[0]
     print(
       json.dumps(
         {
