@@ -2,10 +2,11 @@
 
 import dataclasses
 
+import jax
 import pytest
 
 from jaxrl_llm import cli, methods
-from jaxrl_llm.training import experiment, plan, plan_report
+from jaxrl_llm.training import absent, experiment, plan, plan_report
 from pallas_kernels import aot
 
 needs_compiler = pytest.mark.skipif(
@@ -51,6 +52,24 @@ def test_what_an_estimate_does_not_estimate_is_exact(small, monkeypatch):
   assert guessed.resident == small.resident and guessed.mesh == small.mesh
   for guess, found in zip(guessed.programs, small.programs, strict=True):
     assert guess.name == found.name and guess.flops == found.flops
+
+
+def test_of_an_adapter_the_base_stays_once_and_has_no_optimizer():
+  low = dataclasses.replace(
+    SMALL,
+    method=methods.Grpo(beta=0.1),
+    model=experiment.Model(name="tiny", dtype="bfloat16"),
+    lora=experiment.Lora(rank=4),
+    mesh=experiment.Mesh(data=1, fsdp=1),
+  )
+  run = absent.AbsentRun(low, jax.devices()[:1])
+  vectors = 5 * 64  # float32 norms of width 64: two blocks' and the last
+  base = 2 * (run.parameters - vectors) + 4 * vectors
+  # float32 adapter and two moments; the counters of step and optimizer.
+  state = 12 * run.trained
+  # Inputs and outputs of q and o, of k and v, of gate, up and down.
+  assert run.trained == 2 * 4 * (2 * 128 + 2 * 96 + 3 * 192)
+  assert base + state < run.resident <= base + state + 32
 
 
 @needs_compiler
