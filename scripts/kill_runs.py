@@ -12,6 +12,7 @@ programs, so that a restart costs its imports.
 
 import argparse
 from collections.abc import Callable
+import dataclasses
 import json
 import os
 import pathlib
@@ -25,7 +26,7 @@ import time
 import jax
 import numpy as np
 
-from jaxrl_llm.training import checkpoint, config_file, setup
+from jaxrl_llm.training import checkpoint, config_file, experiment, setup
 
 ROOT = pathlib.Path(__file__).parents[1]
 MOMENTS = ("start", "step", "save")
@@ -121,8 +122,10 @@ class Sandbox:
     return self._saver().steps()
 
   def state(self):
-    """(state, extra, step) of the newest checkpoint."""
-    template = setup.build(config_file.load(str(self.config))).init_state()
+    """(state, extra, step) of the newest checkpoint, on one device."""
+    config = config_file.load(str(self.config))
+    one = experiment.Mesh(data=1, fsdp=1)
+    template = setup.build(dataclasses.replace(config, mesh=one)).init_state()
     return self._saver().restore(template)
 
   def records(self) -> dict:

@@ -16,13 +16,12 @@ import jax
 from jaxrl_llm.distributed import mesh as meshes
 from jaxrl_llm.distributed import processes
 from jaxrl_llm.methods import saved
-from jaxrl_llm.models import lora
-from jaxrl_llm.models.weights import hf, peft
 from jaxrl_llm.rollout import plans
 from jaxrl_llm.training import (
   adapter,
   ahead,
   experiment,
+  exporting,
   inference,
   report,
   setup,
@@ -160,6 +159,8 @@ class _Trainer:
     config, loaded = self._run.config, self._run.loaded
     leaves = jax.tree.leaves(loaded.params)
     devices = self._run.mesh.size if self._run.mesh else 1
+    all_devices = jax.device_count()
+    idle = f" of {all_devices}" if devices < all_devices else ""
     adapter_size = sum(x.size for x in jax.tree.leaves(self._state.params))
     return {
       "run": str(self._folder),
@@ -168,7 +169,7 @@ class _Trainer:
       **({"adapter": adapter_size} if config.lora.rank else {}),
       "method": type(config.method).__name__,
       "batch": f"{config.prompts_per_step} prompts x {config.group_size}",
-      "devices": f"{devices} x {jax.devices()[0].device_kind}",
+      "devices": f"{devices}{idle} x {jax.devices()[0].device_kind}",
     } | ({"processes": processes.count()} if processes.count() > 1 else {})
 
   def restore(self):
@@ -197,7 +198,7 @@ class _Trainer:
       self._train()
     if config.export:
       self._display.say(f"exporting to {self._folder / 'export'}")
-      export(self._run, self._state.params, self._folder / "export")
+      exporting.export(self._run, self._state.params, self._folder / "export")
     self._saver.wait()
 
   def _train(self):
@@ -346,31 +347,6 @@ class _Clock:
 
   def seconds(self) -> dict[str, float]:
     return self._laps | {"time/step": time.perf_counter() - self._start}
-
-
-def export(run: setup.Run, params, folder: pathlib.Path) -> None:
-  """Writes a folder that transformers loads, replacing an older one.
-
-  An adapter is merged, and also written as it is to the subfolder adapter/.
-  """
-  policy = processes.to_host(run.policy(params))
-  if not processes.is_main():
-    return
-  scratch = folder.with_name(folder.name + ".new")
-  shutil.rmtree(scratch, ignore_errors=True)
-  scratch.mkdir(parents=True)
-  hf.save(scratch, run.loaded.config, lora.merge(policy))
-  if run.config.lora.rank:
-    peft.save(
-      scratch / "adapter",
-      run.loaded.config,
-      lora.trained(policy),
-      alpha=run.config.lora.alpha,
-      base=run.loaded.source,
-    )
-  run.loaded.tokenizer.save(scratch)
-  shutil.rmtree(folder, ignore_errors=True)
-  scratch.rename(folder)
 
 
 def _same_plan(saved: dict[str, Any], fresh: dict[str, Any]) -> dict[str, Any]:
