@@ -30,7 +30,7 @@ FIT = (
   ("pod_gemma3_4b", "v5e:4x8"),
   ("pod_qwen3_8b", "v5e:8x8"),
   ("pod_llama3_1_8b", "v5e:8x8"),
-  ("pod_qwen3_32b", "v5e:16x16"),
+  ("pod_qwen3_32b", "v5e:16x16", 0, 2),  # 32 shares take 32 prompts a piece
   ("pod_qwen3_0_6b", "v5p:2x2x1"),
   ("pod_qwen3_1_7b", "v5p:2x2x1"),
   ("pod_qwen3_4b", "v5p:2x2x2"),
@@ -58,16 +58,20 @@ class Row:
     config: a name in configs/.
     topology: as `jaxrl plan` takes it.
     prompts: prompts_per_step; 0 leaves the config's.
+    micro_batches: 0 leaves the config's.
   """
 
   config: str
   topology: str
   prompts: int = 0
+  micro_batches: int = 0
 
   @property
   def command(self) -> str:
     """What a person types for the same figures."""
     more = f" --prompts-per-step {self.prompts}" if self.prompts else ""
+    if self.micro_batches:
+      more += f" --micro-batches {self.micro_batches}"
     return f"jaxrl plan {self.config} --topology {self.topology}{more}"
 
 
@@ -89,6 +93,8 @@ def measure(row: Row, known: dict) -> Iterator[dict]:
   config = config_file.load(row.config)
   if row.prompts:
     config = dataclasses.replace(config, prompts_per_step=row.prompts)
+  if row.micro_batches:
+    config = dataclasses.replace(config, micro_batches=row.micro_batches)
   programs = list(known.get("programs", ()))
   for name in PROGRAMS:
     if name in [program["name"] for program in programs]:

@@ -1,11 +1,14 @@
 """The script that plans the configs for pods, without its compiler."""
 
+import dataclasses
 import importlib.util
+import math
 import pathlib
 
 import pytest
 
-from jaxrl_llm.training import config_file
+from jaxrl_llm.models.weights import assemble, resolve
+from jaxrl_llm.training import config_file, layout
 
 ROOT = pathlib.Path(__file__).parents[1]
 _SPEC = importlib.util.spec_from_file_location(
@@ -37,11 +40,11 @@ def test_every_config_is_planned_on_the_slices_that_it_names():
   assert len(configs) == 7
   for path in configs:
     mine = [row for row in plan_pods.FIT if row[0] == path.stem]
-    assert {topology.split(":")[0] for _, topology in mine} == {
+    assert {topology.split(":")[0] for _, topology, *_ in mine} == {
       *("v5e", "v5p", "v6e")
     }
     text = path.read_text()
-    assert all(topology in text for _, topology in mine)
+    assert all(topology in text for _, topology, *_ in mine)
     assert config_file.load(path.stem).name == path.stem
 
 
@@ -64,3 +67,17 @@ def test_tables_are_put_between_their_marks_again_and_again():
   assert plan_pods.page_with(once, {"plans": "new"}) == once
   with pytest.raises(ValueError, match="no pair of marks '<!-- other -->'"):
     plan_pods.page_with(page, {"other": "new"})
+
+
+def test_every_row_shares_its_micro_batches_evenly():
+  for row in plan_pods.rows():
+    config = config_file.load(row.config)
+    changes = {
+      "prompts_per_step": row.prompts or config.prompts_per_step,
+      "micro_batches": row.micro_batches or config.micro_batches,
+    }
+    count = math.prod(map(int, row.topology.split(":")[1].split("x")))
+    shape = resolve.shape(config.model.name)
+    made = layout.Layout(dataclasses.replace(config, **changes), count)
+    made.parameters(shape, assemble.abstract(shape))
+    assert made.mesh.size == count
