@@ -2,11 +2,11 @@
 
     python scripts/plan_pods.py                  # all rows, an hour or more
     python scripts/plan_pods.py --only pod_qwen3_8b v5e:8x8
+    python scripts/plan_pods.py --again          # also what was measured before
     python scripts/plan_pods.py --write          # the tables alone, no compiler
 
-A program is kept in docs/pods.json as soon as it is compiled, with the command
-that repeats its row and the commit; those of this commit are not compiled
-again. Needs libtpu, no TPU.
+A program is kept in docs/pods.json as soon as it is compiled, with its commit,
+under the command that repeats its row. Needs libtpu, no TPU.
 """
 
 import argparse
@@ -81,12 +81,13 @@ def rows() -> list[Row]:
   return [Row(*row) for row in FIT] + grown
 
 
-def measure(row: Row, known: dict) -> Iterator[dict]:
+def measure(row: Row, known: dict, commit: str) -> Iterator[dict]:
   """The plan of one row after each program that is compiled for it.
 
   Args:
     row: which.
     known: the plan so far: its programs are not compiled again; {} for none.
+    commit: of this checkout.
   """
   from jaxrl_llm.training import config_file, plan, plan_report
 
@@ -102,7 +103,7 @@ def measure(row: Row, known: dict) -> Iterator[dict]:
     made = plan.make(config, row.topology, only=(name,), say=print)
     print(plan_report.text(made), flush=True)
     as_dict = dataclasses.asdict(made)
-    programs += as_dict["programs"]
+    programs += [p | {"commit": commit} for p in as_dict["programs"]]
     yield as_dict | {"programs": programs}
 
 
@@ -159,7 +160,7 @@ def _mesh(mesh):
 
 def _cells(program, plan):
   moved = program["collectives"]
-  received = "not printed" if moved is None else _gib(sum(moved.values()))
+  received = "not read" if moved is None else _gib(sum(moved.values()))
   return " | ".join(
     [
       program["name"],
@@ -182,6 +183,7 @@ def main() -> int:
   """Measures what is missing and writes the page; 1 if a row does not fit."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--only", nargs=2, metavar=("CONFIG", "TOPOLOGY"))
+  parser.add_argument("--again", action="store_true", help="known ones too")
   parser.add_argument("--write", action="store_true", help="no compiling")
   args = parser.parse_args()
   git = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
@@ -193,10 +195,10 @@ def main() -> int:
     if not wanted:
       parser.error(f"no row {' '.join(args.only)}; see FIT and GROWN.")
   for row in wanted:
-    known = figures.get(row.command, {})
+    known = {} if args.again else figures.get(row.command, {})
     print(f"\n{row.command}", flush=True)
-    for made in measure(row, known if known.get("commit") == commit else {}):
-      figures[row.command] = made | {"commit": commit}
+    for made in measure(row, known, commit):
+      figures[row.command] = made
       FIGURES.write_text(json.dumps(figures, indent=1) + "\n")
   tables = {"plans": fit_table(figures), "grown": grown_table(figures)}
   PAGE.write_text(page_with(PAGE.read_text(), tables))

@@ -24,6 +24,10 @@ _HEADER = re.compile(r"^(?:ENTRY )?%?([\w.-]+) \(.*\) -> .* \{$")
 _CALL = re.compile(
   r"(?:body|calls|to_apply|branch_computations)=\{?%?([\w.-]+)"
 )
+# A collective that goes on beside other work is repeated in all that it passes.
+_GOES_ON = re.compile(
+  r"^\s*%async-collective-done|calls=%?async_collective_fusion"
+)
 _CONSTANT = re.compile(r"= [su]32\[\](?:\{[^}]*\})? constant\((\d+)\)")
 _TRIPS = re.compile(r'known_trip_count":\{"n":"(\d+)"')
 
@@ -97,7 +101,7 @@ def collective_bytes(text: str, *, unknown_trips: int = 1) -> dict[str, float]:
       inside = times
       if " while(" in line:
         inside *= _trips(line, bodies) or unknown_trips
-      for called in _CALL.findall(line):
+      for called in () if _GOES_ON.search(line) else _CALL.findall(line):
         add(called, inside)
 
   add(entry, 1.0)

@@ -98,9 +98,21 @@ TEXT = """\
 %body (p: (s32[], f32[4])) -> (s32[], f32[4]) {
   %r = f32[4]{0} all-reduce(%x), to_apply=%add
 }
+%started (x: f32[2]) -> (f32[2], f32[16]) {
+  %g.2 = f32[16]{0} all-gather(%x.3), channel_id=2
+}
+%async_collective_fusion.1 (x: f32[2], y: f32[16]) -> (f32[2], f32[16]) {
+  %g.3 = f32[16]{0} all-gather(%x.4), channel_id=2
+}
+%ended (x: f32[2]) -> f32[16] {
+  %g.4 = f32[16]{0} all-gather(%x.5), channel_id=2
+}
 ENTRY %main (a: f32[4]) -> f32[4] {
   %w = (s32[], f32[4]) while(%t), condition=%cond, body=%body
   %v = (f32[4], u32[]) while(%t.2), condition=%window_cond, body=%window
+  %async-collective-start.1 = (f32[2], f32[16]) fusion(%x), calls=%started
+  %f = (f32[2], f32[16]) fusion(%x.6), calls=%async_collective_fusion.1
+  %async-collective-done.1 = f32[16] fusion(%x.7), calls=%ended
   %g = (bf16[2], bf16[8]{0}) all-gather-start(%a), dimensions={0}
 }
 """
@@ -109,6 +121,6 @@ ENTRY %main (a: f32[4]) -> f32[4] {
 def test_trips_are_read_from_the_condition_and_starts_count_their_result():
   assert costs.collective_bytes(TEXT, unknown_trips=99) == {
     "all-reduce": 3 * 16,
-    "all-gather": 16,
+    "all-gather": 16 + 64,  # that which passes through others: once
     "collective-permute": 4 * 16,
   }
