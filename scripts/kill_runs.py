@@ -56,10 +56,15 @@ def get_config():
   )
 """
 SLOW = """
+import pathlib
 import time
+
+HOLD = pathlib.Path(__file__).with_name("hold")
 
 def slow(prompts, completions, answers):
   time.sleep(0.02)  # makes a step long enough to be hit
+  while HOLD.exists():
+    time.sleep(0.02)
   return [0.1 * len(text.strip()) for text in completions]
 """
 
@@ -80,6 +85,7 @@ class Sandbox:
     (folder / "slow.py").write_text(SLOW)
     self.config = folder / "kill.py"
     self.run = folder / "run"
+    self.hold = folder / "hold"  # while it is there the reward is not ready
     self._env = os.environ | {
       "PYTHONPATH": str(ROOT),
       "JAX_PLATFORMS": "cpu",
@@ -101,12 +107,13 @@ class Sandbox:
       start_new_session=True,
     )
 
-  def finish(self, *options: str, devices: int = 1) -> None:
-    """Trains to the end."""
+  def finish(self, *options: str, devices: int = 1) -> str:
+    """Trains to the end; returns what it said on stderr."""
     process = self.start(*options, devices=devices)
     _, err = process.communicate(timeout=600)
     if process.returncode:
       raise RuntimeError(f"the run ended with {process.returncode}: {err}")
+    return err
 
   def lines(self) -> int:
     """Steps whose metrics are written."""

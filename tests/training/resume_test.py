@@ -8,6 +8,7 @@ import pathlib
 import random
 import signal
 import sys
+import time
 
 import pytest
 
@@ -54,18 +55,47 @@ def test_killed_at_five_random_moments_it_ends_with_the_same_bits(
   _assert_same_run(whole, sandbox)
 
 
-def test_a_signal_saves_first_and_the_run_goes_on_to_the_same_bits(
+def test_after_signals_and_damage_it_goes_on_to_the_same_bits(
   whole, cache, tmp_path
 ):
   sandbox = kill_runs.Sandbox(tmp_path / "c", cache, steps=STEPS)
-  for number, after in ((signal.SIGTERM, 4), (signal.SIGINT, 16)):
-    process = sandbox.start()
-    kill_runs.wait(process, lambda after=after: sandbox.lines() >= after)
-    process.send_signal(number)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 128 + number
-    assert err.splitlines()[-1].startswith(f"jaxrl: stopped by {number.name}")
-    assert "--resume goes on" in err
-    assert sandbox.saved()[-1] == sandbox.lines()
-  sandbox.finish()
+  _signal_saves_first(sandbox, signal.SIGTERM, after=4)
+  _second_signal_ends_at_once(sandbox, after=10)
+  _signal_saves_first(sandbox, signal.SIGINT, after=16)
+  newest = sandbox.saved()[-1]
+  files = (sandbox.run / "checkpoints" / f"{newest}").rglob("*")
+  file = max(files, key=lambda path: path.stat().st_size)
+  data = bytearray(file.read_bytes())
+  data[len(data) // 2] ^= 1
+  file.write_bytes(data)
+  err = sandbox.finish()
+  assert f"checkpoint of step {newest} in" in err and "is damaged: " in err
+  assert (sandbox.run / "checkpoints" / f"{newest}.damaged").is_dir()
   _assert_same_run(whole, sandbox)
+
+
+def _signal_saves_first(sandbox, number, *, after):
+  process = sandbox.start()
+  kill_runs.wait(process, lambda: sandbox.lines() >= after)
+  process.send_signal(number)
+  _, err = process.communicate(timeout=60)
+  assert process.returncode == 128 + number
+  assert err.splitlines()[-1].startswith(f"jaxrl: stopped by {number.name}")
+  assert "--resume goes on" in err
+  assert sandbox.saved()[-1] == sandbox.lines()
+
+
+def _second_signal_ends_at_once(sandbox, *, after):
+  process = sandbox.start()
+  kill_runs.wait(process, lambda: sandbox.lines() >= after)
+  sandbox.hold.touch()
+  time.sleep(0.5)  # the step under way ends, the next one hangs
+  saved, lines = sandbox.saved(), sandbox.lines()
+  process.send_signal(signal.SIGINT)
+  time.sleep(1.2)  # a launcher's echo of the first would come sooner
+  assert process.poll() is None
+  process.send_signal(signal.SIGINT)
+  _, err = process.communicate(timeout=8)  # less than reward_timeout
+  sandbox.hold.unlink()
+  assert process.returncode == 130 and err == "jaxrl: stopped.\n"
+  assert sandbox.saved() == saved and sandbox.lines() == lines
