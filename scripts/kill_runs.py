@@ -49,6 +49,7 @@ def get_config():
     model=experiment.Model(name="tiny"),
     data=experiment.Data(source="addition", digits=1, few_shot=False, size=30),
     reward=("format:[0-9]", f"{SLOW}:slow"),
+    reward_timeout=60.0,
     optimizer=experiment.Optimizer(learning_rate=5e-3, schedule="cosine"),
     evaluation=experiment.Evaluation(every=7, examples=4, batch=4),
     checkpoint=experiment.Checkpoint(every=3),
