@@ -1,5 +1,6 @@
 import glob
 import json
+import resource
 import sys
 import types
 
@@ -51,6 +52,21 @@ def test_resuming_keeps_lines_up_to_the_step_and_drops_a_torn_one(tmp_path):
     steps = [row["step"] for row in lines(tmp_path / f"{name}.jsonl")]
     assert steps == [1, 2, 3]
   assert not list(tmp_path.glob("*.new"))
+
+
+def test_a_full_disk_is_one_line_that_names_the_file(tmp_path):
+  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+  with metrics.MetricsWriter(tmp_path, QUIET) as writer:
+    writer.write(1, {"x": 1})
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64, hard))
+    try:
+      with pytest.raises(OSError, match="metrics.jsonl could not be") as error:
+        writer.write(2, {"x" * 100: 2})
+      writer.close()  # says nothing more
+    finally:
+      resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+  assert "make room, then --resume" in str(error.value)
+  assert metrics.read(tmp_path / "metrics.jsonl") == [{"step": 1, "x": 1}]
 
 
 def test_resuming_at_step_zero_keeps_the_evaluation_before(tmp_path):

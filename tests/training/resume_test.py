@@ -90,10 +90,11 @@ def _second_signal_ends_at_once(sandbox, *, after):
   kill_runs.wait(process, lambda: sandbox.lines() >= after)
   sandbox.hold.touch()
   time.sleep(0.5)  # the step under way ends, the next one hangs
-  saved, lines = sandbox.saved(), sandbox.lines()
   process.send_signal(signal.SIGINT)
   time.sleep(1.2)  # a launcher's echo of the first would come sooner
+  kill_runs.wait(process, lambda: not sandbox.saving())
   assert process.poll() is None
+  saved, lines = sandbox.saved(), sandbox.lines()
   process.send_signal(signal.SIGINT)
   _, err = process.communicate(timeout=30)  # less than reward_timeout
   sandbox.hold.unlink()
