@@ -15,19 +15,21 @@ def flash_attention_grad_case(s: kernel_case.Sizes) -> kernel_case.Case:
   """One row of `length` tokens; naive writes the softmax of all scores."""
   length, scale = s.length, _DIM**-0.5
   group = _HEADS // _KV_HEADS
-  place = jnp.arange(length)
-  past = (place[:, None] >= place[None])[None, None]
+
+  def past():
+    place = jnp.arange(length)
+    return (place[:, None] >= place[None])[None, None]
 
   def naive(q, k, v):
     k, v = (jnp.repeat(x, group, axis=2) for x in (k, v))
     scores = jnp.einsum("rqhd,rkhd->rhqk", q, k).astype(jnp.float32) * scale
-    weights = jax.nn.softmax(jnp.where(past, scores, -1e30), axis=3)
+    weights = jax.nn.softmax(jnp.where(past(), scores, -1e30), axis=3)
     return jnp.einsum("rhqk,rkhd->rqhd", weights.astype(v.dtype), v)
 
   def parts(q, k, v):
     q = q.reshape(1, length, _KV_HEADS, group, _DIM)
     q = q.transpose(0, 2, 3, 1, 4).reshape(1, _KV_HEADS, -1, _DIM)
-    allowed = jnp.tile(past, (1, 1, group, 1))
+    allowed = jnp.tile(past(), (1, 1, group, 1))
     part = prefix_attention.Part(k, v, allowed, "skd", "skd")
     return prefix_attention.attend(q, [part], scale=scale)
 
