@@ -96,7 +96,7 @@ def test_the_length_decides(length, group, long):
 
 @pytest.mark.parametrize(
   ("heads", "kv_heads"),
-  [(4, 1), (3, 1)],  # repeated, then cut; whole
+  [(6, 3), (3, 1)],  # repeated, then cut; whole
 )
 def test_a_mesh_attends_as_one_device(heads, kv_heads, monkeypatch):
   monkeypatch.setattr(attention, "LONG", 1)
