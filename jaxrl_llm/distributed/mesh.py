@@ -99,6 +99,47 @@ def make_mesh(
   return Mesh(_layout(shape, devices[:used]), AXES, axis_types=types)
 
 
+def split_off(
+  devices: Sequence[jax.Device] | int,
+  count: int,
+  *,
+  prompts: int,
+  tensor: int,
+) -> tuple[Sequence[jax.Device] | int, Mesh | AbstractMesh]:
+  """Sets devices apart for a sampler: the last `count`.
+
+  Args:
+    devices: all, or the number of as many that are not here.
+    count: for the sampler; a multiple of `tensor`.
+    prompts: B; the sampler's copies of the parameters share them evenly.
+    tensor: devices that share one copy.
+
+  Returns:
+    The others, and a mesh of those set apart, be it of one device.
+
+  Raises:
+    ValueError: if they do not go with each other; one line.
+  """
+  absent = isinstance(devices, int)
+  others = (devices if absent else len(devices)) - count
+  if others < 1:
+    raise ValueError(
+      f"mesh.rollout must leave a device to train on, got {count} of"
+      f" {others + count}."
+    )
+  if count % tensor or prompts % (count // tensor):
+    raise ValueError(
+      f"mesh.rollout must be a multiple of mesh.tensor = {tensor} that shares"
+      f" prompts_per_step = {prompts} evenly, got {count}."
+    )
+  shape = (count // tensor, 1, tensor)
+  types = (AxisType.Auto,) * len(AXES)
+  if absent:
+    return others, AbstractMesh(shape, AXES, axis_types=types)
+  own = _layout(shape, devices[others:])
+  return devices[:others], Mesh(own, AXES, axis_types=types)
+
+
 def _impossible(prompts, data, fsdp, tensor, count):
   return (
     f"mesh data={data or 'auto'} fsdp={fsdp or 'auto'} tensor={tensor} does"

@@ -12,6 +12,7 @@ there while the trainer needs the memory.
 """
 
 import dataclasses
+import time
 from typing import Any
 
 import jax
@@ -29,11 +30,13 @@ class Synced:
   Attributes:
     params: what engine.make_generate's function takes.
     received: bytes that came to each device (to the one that got most).
+    seconds: that it took, with the first one's compilation.
     copies: the arrays that were made for the sampler alone.
   """
 
   params: api.Params
   received: float = 0.0
+  seconds: float = 0.0
   copies: tuple[jax.Array, ...] = ()
 
   def free(self) -> None:
@@ -43,8 +46,8 @@ class Synced:
         leaf.delete()
 
   def metrics(self) -> dict[str, float]:
-    """sync/bytes."""
-    return {"sync/bytes": self.received}
+    """sync/bytes, and seconds as of a phase: time/sync."""
+    return {"sync/bytes": self.received, "time/sync": self.seconds}
 
   def __enter__(self) -> "Synced":
     """Returns itself."""
@@ -88,11 +91,12 @@ class WeightSync:
     Args:
       params: of the trainer, placed as in every earlier call.
     """
+    start = time.perf_counter()
     synced = self._laid(params)
     if self._apart:
       synced = self._sent(synced)
     jax.block_until_ready(synced.copies)
-    return synced
+    return dataclasses.replace(synced, seconds=time.perf_counter() - start)
 
   def targets(self, params: Any) -> Any:
     """Shapes, dtypes and shardings of the sampler's parameters.

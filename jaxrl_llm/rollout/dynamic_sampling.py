@@ -64,7 +64,7 @@ def dynamic_sampling(
   def gather(sampler, state):
     size, inner_state = sampler.batch_size, state["inner"]
     waiting = grouping.unpack(state["surplus"])
-    young, expired = _split(waiting, _age(waiting, sampler.step) <= max_age)
+    young, expired = _split(waiting, _age(waiting, sampler.version) <= max_age)
     kept, dropped, measured = [young], [], []
     while _count(kept) < size and len(measured) < max_rounds:
       found, inner_state, metrics = inner.gather(sampler, inner_state)
@@ -82,7 +82,7 @@ def dynamic_sampling(
     counts = {
       "rounds": len(measured),
       "kept": _count(kept[1:]),
-      "stale": int((batch.version < sampler.step).sum()),
+      "stale": int((batch.version < sampler.version).sum()),
       "padded": max(size - _count(kept), 0),
       "surplus": _count([surplus]),
       "dropped": _count(dropped),
@@ -181,9 +181,9 @@ def _split(found, keep):
   return tuple(grouping.take(found, np.flatnonzero(k)) for k in (keep, ~keep))
 
 
-def _age(found, step) -> np.ndarray:
+def _age(found, version) -> np.ndarray:
   """Steps since each group was sampled."""
-  return np.zeros(0) if found is None else step - found.version
+  return np.zeros(0) if found is None else version - found.version
 
 
 def _count(parts) -> int:

@@ -27,7 +27,8 @@ class Groups:
     samples: problems, tokens and texts.
     rewards: [N] float32, NaN where a row could not be scored.
     components: {name: [N] float32} before weighting; the rewards come first.
-    version: [groups] int64, the step whose policy sampled each.
+    version: [groups] int64, steps that the policy which sampled each had been
+      trained.
     weights: [N] float32, 0 for rows that must not be learnt from.
     extras: {name: [N] float32} for Rollout.extras.
   """
@@ -60,19 +61,19 @@ class Groups:
     return dataclasses.replace(self, **changes)
 
 
-def fresh(samples: collect.Samples, scored: Any, *, step: int) -> Groups:
+def fresh(samples: collect.Samples, scored: Any, *, version: int) -> Groups:
   """Groups as they were sampled and scored.
 
   Args:
     samples: of the collector.
     scored: rewards.scored.Scored of all rows.
-    step: that the policy has reached.
+    version: steps that the policy had been trained.
   """
   return Groups(
     samples=samples,
     rewards=scored.rewards,
     components=scored.components,
-    version=np.full(len(samples.problems), step, np.int64),
+    version=np.full(len(samples.problems), version, np.int64),
     weights=np.ones(len(scored.rewards), np.float32),
   )
 

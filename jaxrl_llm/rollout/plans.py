@@ -32,18 +32,22 @@ class Sampler:
     collect: Callable[[Sequence[Any], int], Any],
     greedy: Callable[[Sequence[Any]], Any],
     score: Callable[[Any], Any],
+    version: int | None = None,
   ):
     """One sampler a step.
 
     Args:
-      step: number of the step; the version of its policy.
+      step: number of the step that is to train on what is gathered.
       batch_size: B, groups that the step needs.
       problems: () -> the next B problems of the data.
       collect: (problems, id of the first row) -> collect.Samples, G each.
       greedy: (problems) -> collect.Samples, one greedy completion each.
       score: (samples) -> rewards.scored.Scored.
+      version: steps that the sampling policy was trained; None means `step`,
+        the policy that will be trained.
     """
     self.step = step
+    self.version = step if version is None else version
     self.batch_size = batch_size
     self._problems, self._collect = problems, collect
     self._greedy, self._score = greedy, score
@@ -56,7 +60,7 @@ class Sampler:
     scored = self._score(samples)
     self._rows += len(samples.texts)
     self._rounds.append((samples, scored))
-    return grouping.fresh(samples, scored, step=self.step)
+    return grouping.fresh(samples, scored, version=self.version)
 
   def greedy_rewards(self, problems: Sequence[Any]) -> np.ndarray:
     """[len(problems)] rewards of greedy completions; NaN if unscorable."""

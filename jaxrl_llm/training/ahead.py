@@ -35,6 +35,7 @@ def example_rollout(
   *,
   rewards: int = 0,
   extras: Sequence[str] = (),
+  versions: bool = False,
 ) -> types.Rollout:
   """Arrays of the shapes that a step is given; zeros.
 
@@ -46,11 +47,15 @@ def example_rollout(
     rewards: K, columns of reward_components; 0 leaves them out, as
       Samples.rollout does without summary.with_components.
     extras: names of the arrays [N] that the method's plan adds.
+    versions: what rollouts.Gathered.with_versions adds.
   """
   rows = prompts * group_size
   prompt, shape = (rows, prompt_length), (rows, completion_length)
   arrays = {"behaviour_logprobs": np.zeros(shape, np.float32)}
   arrays |= {name: np.zeros(rows, np.float32) for name in extras}
+  if versions:
+    arrays["stale"] = np.zeros(rows, np.float32)
+    arrays["policy_version"] = np.zeros(shape, np.int32)
   if rewards:
     for name in ("reward_components", "reward_weights"):
       arrays[name] = np.zeros((rows, rewards), np.float32)

@@ -164,6 +164,10 @@ class Mesh:
   them, or all that are left where `data` is given"""
   tensor: int = 1
   """devices that cut heads, MLPs and the vocabulary"""
+  rollout: int = 0
+  """of all devices, so many for the sampler alone, `tensor` of them for each
+  copy of the parameters; the rest train. 0: all devices do both in turn.
+  Without rollout_ahead one part waits for the other; one process only"""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -196,6 +200,12 @@ class Experiment:
   old_logprobs: Literal["trainer", "sampler"] = "trainer"
   """whose log-probs are pi_old in the ratio: the trainer's own before the
   first update, or those the sampler returned"""
+  rollout_ahead: int = 0
+  """0: a step trains on what its own policy sampled. k: up to k rollouts are
+  sampled ahead, beside the train steps, by a policy up to k steps older. The
+  ratio corrects for the age, with the sampler's log-probs as pi_old; a method
+  without a ratio does not. Takes memory for k copies of the parameters where
+  the sampler is; one process only"""
   mesh: Mesh = Mesh()
   model: Model = Model()
   lora: Lora = Lora()
@@ -230,7 +240,7 @@ def validate(config: Experiment) -> None:
   )
   natural = (
     "reward_workers evaluation.every checkpoint.every checkpoint.keep_period"
-    " logging.samples"
+    " logging.samples rollout_ahead mesh.rollout"
   )
   for names, least in ((positive, 1), (natural, 0)):
     for name in names.split():

@@ -19,7 +19,9 @@ class Layout:
   """The placement of one run, fixed when the model's size is known.
 
   Attributes:
-    mesh: devices that share the work, or None for one device.
+    mesh: devices that share the work, or None for one device; those that
+      train, where the sampler has others.
+    rollout_mesh: the sampler's own devices, or None if it has none.
   """
 
   def __init__(
@@ -37,6 +39,7 @@ class Layout:
     """
     self._config, self._devices, self._memory = config, devices, memory
     self.mesh: jax.sharding.Mesh | None = None
+    self.rollout_mesh: jax.sharding.Mesh | None = None
     self._shape: api.ModelConfig | None = None
 
   def parameters(self, config: api.ModelConfig, shapes: Any) -> Any:
@@ -47,13 +50,22 @@ class Layout:
     """
     wanted = self._config.mesh
     self._shape = config
+    _check_processes(self._config)
+    devices = self._devices
+    if wanted.rollout:
+      devices, self.rollout_mesh = meshes.split_off(
+        devices if devices is not None else jax.devices(),
+        wanted.rollout,
+        prompts=self._config.prompts_per_step,
+        tensor=wanted.tensor,
+      )
     self.mesh = meshes.make_mesh(
       self._config.prompts_per_step,
       data=wanted.data,
       fsdp=wanted.fsdp,
       tensor=wanted.tensor,
       state_bytes=adapter.state_bytes(self._config, shapes),
-      devices=self._devices,
+      devices=devices,
       memory=self._memory,
     )
     if self.mesh is None:
@@ -89,7 +101,12 @@ class Layout:
 
   def sync(self, model: api.LanguageModel) -> weight_sync.WeightSync:
     """What makes a sampler's parameters from the trainer's."""
-    return weight_sync.WeightSync(model, self.mesh)
+    return weight_sync.WeightSync(
+      model,
+      self.mesh,
+      rollout_mesh=self.rollout_mesh,
+      keep=self._config.rollout_ahead > 0,
+    )
 
   def state_shardings(self, fresh: Callable, params: Any) -> Any:
     """Of the state that fresh(params) makes; None leaves on one device."""
@@ -144,3 +161,19 @@ def _check_pieces(config: experiment.Experiment, shares: int) -> None:
     f" all of them; {first} prompts_per_step to a multiple of"
     f" {pieces * shares}, or mesh.data and mesh.fsdp smaller."
   )
+
+
+def _check_processes(config: experiment.Experiment) -> None:
+  """Refuses what only one process can do."""
+  alone = {
+    "mesh.rollout": config.mesh.rollout,
+    "rollout_ahead": config.rollout_ahead,
+  }
+  for name, value in alone.items():
+    if value and jax.process_count() > 1:
+      raise ValueError(
+        f"{name} must be 0 in a run of {jax.process_count()} processes, got"
+        f" {value}: JAX moves no array between devices of different processes"
+        " outside a program, and threads of theirs would launch programs in"
+        " different orders."
+      )

@@ -1,6 +1,5 @@
 """The loop a person watches: collect, score, train, write; again."""
 
-from collections.abc import Callable
 import concurrent.futures
 import contextlib
 import dataclasses
@@ -8,22 +7,22 @@ import json
 import pathlib
 import shutil
 import signal
-import time
 from typing import Any
 
 import jax
 
 from jaxrl_llm.distributed import mesh as meshes
-from jaxrl_llm.distributed import processes
+from jaxrl_llm.distributed import processes, weight_sync
 from jaxrl_llm.methods import saved
-from jaxrl_llm.rollout import plans
 from jaxrl_llm.training import (
   adapter,
   ahead,
   experiment,
   exporting,
+  gathering,
   inference,
   report,
+  rollouts,
   setup,
   summary,
 )
@@ -111,13 +110,17 @@ class _Trainer:
     self._run, self._pool = run, pool
     self._saver, self._folder = saver, folder
     self._state = run.init_state()
-    self._plan_state = run.method.plan.init()
+    self._gathering = gathering.Gathering(run, pool)
+    self._rollouts = rollouts.Rollouts(
+      self._gathering,
+      steps=run.config.steps,
+      ahead=run.config.rollout_ahead,
+    )
     self._reference = run.reference()
     self._origin = run.origin()
     self._first = 0
     self._signal, self._heard = None, 0.0
     self._writer = self._display = None
-    self._step_fn = None
 
   def __enter__(self):
     config = self._run.config
@@ -143,6 +146,7 @@ class _Trainer:
   def __exit__(self, *exc):
     for number, handler in self._handlers.items():
       signal.signal(number, handler)
+    self._rollouts.close()
     self._display.close()
     self._writer.close()
 
@@ -178,13 +182,17 @@ class _Trainer:
     adapter.check_origin(extra.get("adapter", {}), self._origin)
     self._state, self._first = arrays, step
     self._run.batches.set_state(extra["batches"])
-    self._plan_state = _same_plan(extra.get("plan", {}), self._plan_state)
+    self._gathering.plan_state = _same_plan(
+      extra.get("plan", {}), self._gathering.plan_state
+    )
+    self._rollouts.restore(extra.get("waiting", []))
 
   def save(self, step: int):
     """Begins to write everything that the next step depends on."""
     extra = {
+      "waiting": self._rollouts.state(),  # first: what it samples, it takes
       "batches": self._run.batches.get_state(),
-      "plan": self._plan_state,
+      "plan": self._gathering.plan_state,
       "adapter": self._origin,
     }
     self._saver.save(step, self._state, extra)
@@ -211,6 +219,7 @@ class _Trainer:
         config.completion_length,
         rewards=len(config.reward),
         extras=self._run.method.plan.extras,
+        versions=config.rollout_ahead > 0,
       ),
       self._run.mesh,
     )
@@ -230,58 +239,35 @@ class _Trainer:
         self.evaluate(done)
 
   def _one_step(self, step: int, compiling: concurrent.futures.Future):
-    run, clock = self._run, _Clock()
-    synced = run.collect.sync(run.policy(self._state.params))
-    clock.lap("sync")
-    sampler = self._sampler(step, clock, synced.params)
-    groups, self._plan_state, planned = run.method.plan.gather(
-      sampler, self._plan_state
-    )
-    synced.free()
+    run, clock = self._run, gathering.Clock()
+    found = self._rollouts.take(step, self._sync)
+    clock.lap("wait")
+    ahead = run.config.rollout_ahead > 0
+    rollout = found.with_versions() if ahead else found.groups.rollout()
     rollout = summary.with_components(
-      groups.rollout(), groups.components, self._pool
+      rollout, found.groups.components, self._pool
     )
     rollout = meshes.place_rows(rollout, run.mesh)
-    self._state, metrics = compiling.result()(
-      self._state, rollout, self._reference
-    )
+    train_step = compiling.result()
+    with self._gathering.launching:
+      self._state, metrics = train_step(self._state, rollout, self._reference)
     metrics = {k: float(v) for k, v in jax.device_get(metrics).items()}
     clock.lap("train")
+    if ahead:
+      metrics = found.aged(metrics)
     updates = run.config.mini_batches * run.config.epochs
-    samples, scored = sampler.seen()
-    metrics |= summary.sample_metrics(samples, scored) | planned
-    metrics |= synced.metrics() | clock.seconds()
+    metrics |= found.metrics | clock.seconds()
     metrics["learning_rate"] = float(run.schedule(step * updates))
-    tokens = float(samples.generation.mask.sum())
-    metrics["tokens_per_second"] = tokens / metrics["time/step"]
+    metrics["tokens_per_second"] = found.tokens / metrics["time/step"]
     metrics |= metric_files.memory()
     self._writer.write(step + 1, metrics)
-    self._writer.samples(
-      step + 1,
-      summary.sample_rows(samples, scored, run.config.logging.samples),
-    )
-    self._display.update(step + 1, metrics, messages=scored.messages)
+    self._writer.samples(step + 1, found.rows)
+    self._display.update(step + 1, metrics, messages=found.messages)
 
-  def _sampler(self, step: int, clock: "_Clock", params) -> plans.Sampler:
-    """What the plan of this step may ask for, its time taken."""
-    run = self._run
-    return plans.Sampler(
-      step=step,
-      batch_size=run.config.prompts_per_step,
-      problems=lambda: next(run.batches),
-      collect=clock.timed(
-        "rollout",
-        lambda problems, first_id: run.collect(
-          params, problems, step, first_id=first_id
-        ),
-      ),
-      greedy=clock.timed(
-        "rollout", lambda problems: run.greedy(params, problems, step)
-      ),
-      score=clock.timed(
-        "reward", lambda samples: summary.score(self._pool, samples)
-      ),
-    )
+  def _sync(self) -> weight_sync.Synced:
+    """The sampler's copy of the policy as it is now."""
+    with self._gathering.launching:
+      return self._run.collect.sync(self._run.policy(self._state.params))
 
   def evaluate(self, step: int):
     """Accuracy on held-out problems, written and shown."""
@@ -291,6 +277,7 @@ class _Trainer:
       if self._told() and done < total:
         self._stop(step)
 
+    self._rollouts.settle()
     result = inference.held_out(
       self._run, self._pool, self._state.params, say=say
     )
@@ -322,31 +309,6 @@ class _Trainer:
     raise Stopped(self._signal, step, self._folder)
 
 
-class _Clock:
-  """Seconds of each phase of a step, added up over the plan's rounds."""
-
-  def __init__(self):
-    self._start = self._last = time.perf_counter()
-    self._laps = {}
-
-  def lap(self, name: str):
-    now = time.perf_counter()
-    before = self._laps.get(f"time/{name}", 0.0)
-    self._laps[f"time/{name}"] = before + now - self._last
-    self._last = now
-
-  def timed(self, name: str, function: Callable) -> Callable:
-    """The function, which ends a lap with each call."""
-
-    def call(*args):
-      result = function(*args)
-      self.lap(name)
-      return result
-
-    return call
-
-  def seconds(self) -> dict[str, float]:
-    return self._laps | {"time/step": time.perf_counter() - self._start}
 
 
 def _same_plan(saved: dict[str, Any], fresh: dict[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,8 @@ written and plotted by TensorBoard too; one that is missing is left out):
     sampler_gap_mean, sampler_gap_max |sampler - trainer| log-prob, nats
     loss, grad_norm, learning_rate, clip_fraction
     unscorable, tokens_per_second
-    time/rollout, time/reward, time/train, time/step    seconds
+    time/sync, time/rollout, time/reward, time/train, time/step    seconds
+    sync/bytes                        received by each device for the sampler
     memory/resident, memory/device, memory/device_peak  MiB
 """
 

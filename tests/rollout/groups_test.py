@@ -13,7 +13,7 @@ from jaxrl_llm.rollout import groups
 def _groups(first=0, problems=3, group_size=2, step=4, reward=1.5):
   samples = make_samples(first, problems, group_size, 10)
   rewards = reward + np.arange(problems * group_size)
-  found = groups.fresh(samples, score(rewards), step=step)
+  found = groups.fresh(samples, score(rewards), version=step)
   return found.replace(extras={"greedy_rewards": -found.rewards})
 
 
