@@ -149,7 +149,7 @@ class WeightSync:
     if kinds is None:  # at most all that lies wrong
       moved = self._targets(self._moved(params), self.mesh)
       return costs.held_bytes(moved)
-    return sum(kinds.values())
+    return float(sum(kinds.values()))
 
   def _program(self, params):
     """jit: parameters that lie wrong, the others None -> the same laid right.
