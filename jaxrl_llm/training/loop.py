@@ -7,6 +7,7 @@ import json
 import pathlib
 import shutil
 import signal
+import time
 from typing import Any
 
 import jax
@@ -162,9 +163,12 @@ class _Trainer:
   def _header(self) -> dict[str, Any]:
     config, loaded = self._run.config, self._run.loaded
     leaves = jax.tree.leaves(loaded.params)
+    own = self._run.layout.rollout_mesh
     devices = self._run.mesh.size if self._run.mesh else 1
+    devices += own.size if own else 0
     all_devices = jax.device_count()
     idle = f" of {all_devices}" if devices < all_devices else ""
+    idle += f", {own.size} to sample," if own else ""
     adapter_size = sum(x.size for x in jax.tree.leaves(self._state.params))
     return {
       "run": str(self._folder),
@@ -242,8 +246,8 @@ class _Trainer:
     run, clock = self._run, gathering.Clock()
     found = self._rollouts.take(step, self._sync)
     clock.lap("wait")
-    ahead = run.config.rollout_ahead > 0
-    rollout = found.with_versions() if ahead else found.groups.rollout()
+    older = run.config.rollout_ahead > 0
+    rollout = found.with_versions() if older else found.groups.rollout()
     rollout = summary.with_components(
       rollout, found.groups.components, self._pool
     )
@@ -253,7 +257,7 @@ class _Trainer:
       self._state, metrics = train_step(self._state, rollout, self._reference)
     metrics = {k: float(v) for k, v in jax.device_get(metrics).items()}
     clock.lap("train")
-    if ahead:
+    if older:
       metrics = found.aged(metrics)
     updates = run.config.mini_batches * run.config.epochs
     metrics |= found.metrics | clock.seconds()
@@ -307,8 +311,6 @@ class _Trainer:
       self.save(step)
       self._saver.wait()
     raise Stopped(self._signal, step, self._folder)
-
-
 
 
 def _same_plan(saved: dict[str, Any], fresh: dict[str, Any]) -> dict[str, Any]:
