@@ -20,6 +20,37 @@ FINISH_STOP = 1  # the policy chose a stop token (which is in the completion)
 
 
 @struct.dataclass
+class Packing:
+  """Where a rollout's tokens lie when no padding is between them.
+
+  The rows of the rollout are cut into P equal blocks, one for each device and
+  micro-batch. Behind what is real stand zeros.
+
+  Attributes:
+    tokens: [P, n] ids that are fed: prompts once a group, then completions.
+    positions: [P, n] rotary positions, restarted with every prompt.
+    rows: [P, r, L] rows of attention, in which each completion follows a prompt
+      of its own: the index in `tokens` of each place.
+    segments: [P, r, L] which sequence a place is of, from 1; 0 on padding.
+    places: [P, n] of each token one place, in rows [r * L].
+    before: [P, m] of each chosen token the index of the one that predicts it.
+    chosen: [P, m] ids of the chosen tokens, those of the rollout's mask.
+    real: [P, m] true on them.
+    index: [N, T] the index in [m] of each chosen token; 0 outside the mask.
+  """
+
+  tokens: Int[Array, "P n"]
+  positions: Int[Array, "P n"]
+  rows: Int[Array, "P r L"]
+  segments: Int[Array, "P r L"]
+  places: Int[Array, "P n"]
+  before: Int[Array, "P m"]
+  chosen: Int[Array, "P m"]
+  real: Bool[Array, "P m"]
+  index: Int[Array, "N T"]
+
+
+@struct.dataclass
 class Rollout:
   """N sampled completions, the G members of a group side by side.
 
@@ -43,6 +74,7 @@ class Rollout:
       [N, T]; rollout_is, keep [N, T], factors of the policy loss; metric/NAME
       [], which the step logs as NAME; returns [N, T], a critic's targets; stale
       [N], 1 on rows that an older policy sampled; greedy_rewards [N].
+    packing: how the rows are scored without their padding, or None: with it.
     group_size: G, a Python int known at trace time.
   """
 
@@ -56,6 +88,7 @@ class Rollout:
   finish_reason: Int[Array, "N"]
   ref_logprobs: Float[Array, "N T"] | None = None
   extras: dict[str, Array] = struct.field(default_factory=dict)
+  packing: Packing | None = None
   group_size: int = struct.field(pytree_node=False, default=1)
 
 

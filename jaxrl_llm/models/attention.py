@@ -13,7 +13,7 @@ import math
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxrl_llm.distributed import sharding
 from jaxrl_llm.models import api
@@ -34,7 +34,7 @@ def long_rows(
   q: Float[Array, "R L H d"],
   k: Float[Array, "R L K d"],
   v: Float[Array, "R L K d"],
-  mask: Bool[Array, "R L"],
+  segments: Bool[Array, "R L"] | Int[Array, "R L"],
   *,
   pattern: flash_attention.Pattern,
   scale: float,
@@ -49,7 +49,7 @@ def long_rows(
 
   Args:
     q, k, v: with rotary positions applied.
-    mask: true on real tokens.
+    segments: true on real tokens; or integers, ids of sequences in a row.
     pattern: without its window.
     scale, softcap: see api.Cache.
     window: of this layer; None: no layer slides.
@@ -64,7 +64,7 @@ def long_rows(
   here = None if window is None else window.here
   mesh = sharding.mesh_in_use()
   if mesh is None:
-    return attend(q, k, v, mask, here)
+    return attend(q, k, v, segments, here)
   k, v = (_for_each_device(x, q.shape[2], mesh) for x in (k, v))
   rows = sharding.partition(_ROWS, k.shape, mesh)
   return jax.shard_map(
@@ -72,10 +72,12 @@ def long_rows(
     in_specs=(rows, rows, rows, PartitionSpec(rows[0]), PartitionSpec()),
     out_specs=rows,
     check_vma=False,  # splash attention does not say over what it varies
-  )(q, k, v, mask, here)
+  )(q, k, v, segments, here)
 
 
-def _attend(q, k, v, mask, here, *, pattern, window, **knobs):
+def _attend(q, k, v, segments, here, *, pattern, window, **knobs):
+  name = "mask" if segments.dtype == bool else "segment_ids"
+
   def within(window):
     return functools.partial(
       flash_attention.flash_attention,
@@ -84,12 +86,12 @@ def _attend(q, k, v, mask, here, *, pattern, window, **knobs):
     )
 
   if here is None:
-    return within(window)(q, k, v, mask=mask)
+    return within(window)(q, k, v, **{name: segments})
   return jax.lax.cond(
     here,
-    lambda q, k, v, mask: within(window)(q, k, v, mask=mask),
-    lambda q, k, v, mask: within(None)(q, k, v, mask=mask),
-    *(q, k, v, mask),
+    lambda q, k, v, ids: within(window)(q, k, v, **{name: ids}),
+    lambda q, k, v, ids: within(None)(q, k, v, **{name: ids}),
+    *(q, k, v, segments),
   )
 
 

@@ -1,10 +1,11 @@
-"""How tokens attend: whole rows, packed groups, or one token at a time.
+"""How tokens attend: whole rows, packed groups, packed tokens, or one by one.
 
-All three compute the same function of a completion and its prompt; they differ
-in what they read. `Causal` sees rows [R, L]. `Grouped` sees each prompt ONCE,
+All compute the same function of a completion and its prompt; they differ in
+what they read. `Causal` sees rows [R, L]. `Grouped` sees each prompt ONCE,
 followed by its G completions side by side, so a group costs S + G * T tokens
-instead of G * (S + T). `Decode` sees one new token a row; the G rows of a group
-share their prompt's keys and values.
+instead of G * (S + T). `Packed` sees the same without any padding. `Decode`
+sees one new token a row; the G rows of a group share their prompt's keys and
+values.
 
 The arithmetic is pallas_kernels.prefix_attention, or for long rows
 flash_attention (attention.py says when); here are the keys and who may see
@@ -176,6 +177,58 @@ class Grouped:
 
 
 @struct.dataclass
+class Packed:
+  """Tokens side by side, laid by index in rows of sequences to attend.
+
+  A prompt is in `tokens` once and in rows as often as it has completions: each
+  sequence [prompt | completion] is a segment, in which attention is causal. See
+  types.Packing.
+
+  Attributes:
+    rows: [P, r, L] the token of each place of the rows.
+    segments: [P, r, L] of the row's sequences; 0 on padding.
+    places: [P, n] the place of each token in the rows, [r * L].
+  """
+
+  rows: Int[Array, "P r L"]
+  segments: Int[Array, "P r L"]
+  places: Int[Array, "P n"]
+
+  def layers(self):
+    """Nothing is read from the past."""
+    return None
+
+  def attend(self, layer, q, k, v, *, scale, softcap=None, window=None):
+    """See api.Cache."""
+    del layer
+    blocks, _, length = self.rows.shape
+    index = self.rows.reshape(blocks, -1)
+    laid = [
+      taken(x, index).reshape(-1, length, *x.shape[2:]) for x in (q, k, v)
+    ]
+    segments = self.segments.reshape(-1, length)
+    knobs = {"scale": scale, "softcap": softcap, "window": window}
+    if attention.is_long(length**2):
+      pattern = flash_attention.Pattern()
+      out = attention.long_rows(*laid, segments, pattern=pattern, **knobs)
+    else:
+      out = _short_segments(*laid, segments, **knobs)
+    out = out.reshape(blocks, -1, *out.shape[2:])
+    return taken(out, self.places), None
+
+  def updated(self, kept):
+    """See api.Cache."""
+    del kept
+    return self
+
+
+def taken(x: Array, index: Int[Array, "P m"]) -> Array:
+  """[P, n, ...] -> [P, m, ...]: of each block the elements that are named."""
+  index = index.reshape(index.shape + (1,) * (x.ndim - 2))
+  return jnp.take_along_axis(x, index, axis=1)
+
+
+@struct.dataclass
 class Decode:
   """One new token a row; G rows share their prompt's keys and values.
 
@@ -267,6 +320,20 @@ def decode_after(prompt: Causal, *, group_size: int, length: int) -> Decode:
     own_v=jnp.zeros(shape, v.dtype),
     step=jnp.zeros((), jnp.int32),
   )
+
+
+def _short_segments(q, k, v, segments, *, scale, softcap, window):
+  """Causal within each segment; a segment's tokens are neighbours."""
+  index = jnp.broadcast_to(jnp.arange(segments.shape[1])[None], segments.shape)
+  same = segments[:, :, None] == segments[:, None]
+  allowed = _causal(segments >= 0, window, index) & same
+  part = prefix_attention.Part(
+    _by_head(k), _by_head(v), _for_heads(allowed, q, k)
+  )
+  out = prefix_attention.attend(
+    _queries(q, k.shape[2]), [part], scale=scale, softcap=softcap
+  )
+  return _outputs(out, q)
 
 
 def _by_head(x):

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+import numpy as np
 
 from jaxrl_llm import types
 
@@ -60,6 +61,58 @@ def make_rollout(
       lengths[:, 0] == length, types.FINISH_LENGTH, types.FINISH_STOP
     ),
     group_size=group_size,
+  )
+
+
+def make_ragged_rollout(
+  seed: int = 0,
+  *,
+  shape: tuple[int, int, int, int] = (4, 4, 7, 9),
+  fill: float = 1.0,
+  holes: bool = False,
+  vocab_size: int = 32,
+) -> types.Rollout:
+  """Host arrays with completions of every length; what is padding is dirty.
+
+  Among the completions are one without a token, one of a single token and one
+  as long as can be; in the last group none has more than one, in the first the
+  prompt fills its S places.
+
+  Args:
+    seed: of everything random in it.
+    shape: B, G, S, T.
+    fill: share of T that completions reach at most, above 0.
+    holes: whether tokens before a completion's last one may be hidden.
+    vocab_size: V.
+
+  Returns:
+    A rollout with unit weights and random rewards. On padding completions are
+    no ids and log-probs are NaN.
+  """
+  prompts, group, size, length = shape
+  rows, longest = prompts * group, round(fill * length)
+  rng = np.random.default_rng(seed)
+  lengths = rng.integers(0, longest + 1, rows)
+  lengths[-group:] = np.arange(group) % 2
+  lengths[:3] = longest, 1, 0
+  mask = np.arange(length)[None] < lengths[:, None]
+  if holes:
+    mask &= rng.random(mask.shape) < 0.7
+  own = np.append(size, rng.integers(1, size + 1, prompts - 1))
+  tokens = rng.integers(0, vocab_size, (prompts, size), np.int32)
+  prompt_mask = np.arange(size)[None] >= size - own[:, None]
+  completions = rng.integers(0, vocab_size, mask.shape, np.int32)
+  old = -rng.random(mask.shape, np.float32)
+  return types.Rollout(
+    prompts=np.repeat(tokens, group, axis=0),
+    prompt_mask=np.repeat(prompt_mask, group, axis=0),
+    completions=np.where(mask, completions, np.int32(2**31 - 1)),
+    mask=mask,
+    old_logprobs=np.where(mask, old, np.float32(np.nan)),
+    rewards=rng.random(rows, np.float32),
+    weights=np.ones(rows, np.float32),
+    finish_reason=np.zeros(rows, np.int32),
+    group_size=group,
   )
 
 

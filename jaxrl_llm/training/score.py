@@ -1,9 +1,10 @@
 """What the policy says about a rollout: one forward, prompts once per group.
 
-Each group is one packed row [prompt | completion 1 | ... | completion G], the
-head is applied on completion positions only, and log-probabilities and entropy
-come from one pass of pallas_kernels' token_logprob: logits [N, T, V] never
-exist (contract 7).
+Each group is one packed row [prompt | completion 1 | ... | completion G], or,
+where the rollout brings a packing, its real tokens lie side by side. The head
+is applied on completion positions only, and log-probabilities and entropy come
+from one pass of pallas_kernels' token_logprob: logits [N, T, V] never exist
+(contract 7).
 """
 
 from collections.abc import Callable
@@ -42,24 +43,58 @@ def make_score(
   """
 
   def score(params, rollout):
-    hidden = completion_hidden(model, params, rollout)
-    rows, length, width = hidden.shape
+    packed = rollout.packing is not None
+    predict = _packed_tokens if packed else _padded_tokens
+    hidden, chosen, real, spread = predict(model, params, rollout)
     out = _token_logprob(
-      hidden.reshape(rows * length, width),
+      hidden,
       model.head(params),
-      rollout.completions.reshape(-1),
-      rollout.mask.reshape(-1),
+      chosen,
+      real,
       inv_temperature=1.0 / temperature,
       softcap=model.config.final_softcap,
       with_entropy="entropy" in needs,
     )
     return types.Scores(
-      logprobs=out.logprob.reshape(rows, length),
-      entropy=out.entropy.reshape(rows, length) if "entropy" in needs else None,
-      hidden=hidden if "hidden" in needs else None,
+      logprobs=spread(out.logprob),
+      entropy=spread(out.entropy) if "entropy" in needs else None,
+      hidden=spread(hidden) if "hidden" in needs else None,
     )
 
   return score
+
+
+def _padded_tokens(model, params, rollout):
+  """Hidden states [M, D], chosen tokens [M], which are real, and the way back.
+
+  M = N T; the way back is a function [M, ...] -> [N, T, ...].
+  """
+  hidden = completion_hidden(model, params, rollout)
+  shape = rollout.mask.shape
+
+  def spread(x):
+    return x.reshape(*shape, *x.shape[1:])
+
+  flat = hidden.reshape(-1, hidden.shape[2])
+  return flat, rollout.completions.reshape(-1), rollout.mask.reshape(-1), spread
+
+
+def _packed_tokens(model, params, rollout):
+  """As _padded_tokens with M = P m: chosen tokens, and few others."""
+  packing = rollout.packing
+  blocks, count = packing.chosen.shape
+  rows = cache.Packed(packing.rows, packing.segments, packing.places)
+  hidden, _ = model.apply(params, packing.tokens, packing.positions, rows)
+  hidden = cache.taken(hidden, packing.before).reshape(blocks * count, -1)
+  index = packing.index.reshape(blocks, -1)
+
+  def spread(x):
+    x = cache.taken(x.reshape(blocks, count, *x.shape[1:]), index)
+    x = x.reshape(*rollout.mask.shape, *x.shape[2:])
+    mask = rollout.mask.reshape(rollout.mask.shape + (1,) * (x.ndim - 2))
+    return jnp.where(mask, x, 0)
+
+  return hidden, packing.chosen.reshape(-1), packing.real.reshape(-1), spread
 
 
 def _token_logprob(hidden, head, targets, mask, **options):

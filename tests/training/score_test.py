@@ -16,6 +16,7 @@ import numpy as np
 
 from jaxrl_llm import methods
 from jaxrl_llm.models import cache, families
+from jaxrl_llm.rollout import packing
 from jaxrl_llm.testing import rollouts
 from jaxrl_llm.training import experiment, optimizer, score, state, step
 
@@ -131,7 +132,7 @@ class MemoryTest(chex.TestCase):
 
   vocab, groups, length = 32768, 128, 16
 
-  def _lowered(self):
+  def _lowered(self, packed):
     config = dataclasses.replace(SMALL, vocab_size=self.vocab)
     model = families.build(config)
     method = methods.Grpo(beta=0.04, entropy_coef=0.01).build()
@@ -149,11 +150,14 @@ class MemoryTest(chex.TestCase):
         groups=self.groups, group_size=G, length=self.length
       )
     )
+    if packed:
+      rollout = packing.Packer(pieces=2).largest(rollout)
     return jax.jit(train_step).trace(start, rollout, params)
 
-  def test_logits_of_all_tokens_never_exist(self):
+  @parameterized.parameters(False, True)
+  def test_logits_of_all_tokens_never_exist(self, packed):
     tokens = self.groups * G * self.length
-    traced = self._lowered()
+    traced = self._lowered(packed)
     bound = tokens * self.vocab // 8
     biggest = max(_sizes(traced.jaxpr.jaxpr))  # every platform's branch
     self.assertLessEqual(biggest, bound)
