@@ -65,9 +65,8 @@ OP = op_cases.Op(
   impls=("xla", "interpret"),
   problem=problem,
   cases={
-    "causal_both": {"hidden": "both"},
     "mha_window_softcap": {
-      "hidden": "left",
+      "hidden": "both",
       "kv_heads": 4,
       "dim": 20,
       "window": 40,
