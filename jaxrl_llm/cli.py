@@ -44,6 +44,7 @@ JAXRL_DEBUG=1 shows the traceback of an error.
 """
 
 _PACKAGE = pathlib.Path(__file__).parent
+_NO_ROOM = "RESOURCE_EXHAUSTED"
 
 
 def script() -> int:
@@ -77,6 +78,7 @@ def main(args: Sequence[str] | None = None) -> int:
       print(f"jaxrl: {line}", file=sys.stderr)
       return guard.LOST
     mistake = isinstance(error, (ValueError, TypeError, OSError, ImportError))
+    mistake |= _NO_ROOM in str(error)
     if not mistake or os.environ.get("JAXRL_DEBUG", "0") not in ("", "0"):
       raise
     print(f"jaxrl: {_one_line(error)}", file=sys.stderr)
@@ -360,6 +362,14 @@ def _one_line(error: Exception) -> str:
   story is kept where it can be read.
   """
   message = " ".join(str(error).split()) or type(error).__name__
+  if _NO_ROOM in message:
+    what = textwrap.shorten(message, 160, placeholder=" ...")
+    return (
+      f"no room on the device ({what}): more micro_batches, model.remat full,"
+      " shorter lengths, a smaller evaluation.batch or a larger mesh.fsdp need"
+      " less; `jaxrl plan` and `jaxrl doctor` say how much. What was saved is"
+      " whole: --resume goes on."
+    )
   frames = traceback.extract_tb(error.__traceback__)
   last = frames[-1] if frames else None
   if last is None or (

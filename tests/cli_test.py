@@ -263,3 +263,12 @@ def test_the_module_runs_as_a_program():
   )
   assert done.returncode == 2 and done.stdout == ""
   assert done.stderr.startswith("jaxrl: unknown command 'trian'")
+
+
+def test_no_room_on_the_device_is_one_line_that_says_what_needs_less(capsys):
+  code = cli.main(
+    ["sample", "tiny", "--prompt", "a", "--max-new-tokens", "200000000"]
+  )
+  err = capsys.readouterr().err
+  assert code == 2 and err.count("\n") == 1
+  assert "no room on the device" in err and "model.remat full" in err
