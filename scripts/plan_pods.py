@@ -1,9 +1,10 @@
 """Plans every configs/pod_*.py and writes the figures into docs/pods.md.
 
-    python scripts/plan_pods.py                  # all rows, an hour or more
+    python scripts/plan_pods.py               # all rows, an hour or more
     python scripts/plan_pods.py --only pod_qwen3_8b v5e:8x8
-    python scripts/plan_pods.py --again          # also what was measured before
-    python scripts/plan_pods.py --write          # the tables alone, no compiler
+    python scripts/plan_pods.py --again       # also what was measured before
+    python scripts/plan_pods.py --estimate    # arithmetic for what is missing
+    python scripts/plan_pods.py --write       # the tables alone, no compiler
 
 A program is kept in docs/pods.json as soon as it is compiled, with its commit,
 under the command that repeats its row. Needs libtpu, no TPU.
@@ -16,6 +17,8 @@ import json
 import pathlib
 import subprocess
 import sys
+
+from pallas_kernels import aot
 
 ROOT = pathlib.Path(__file__).parents[1]
 FIGURES = ROOT / "docs" / "pods.json"
@@ -86,7 +89,8 @@ def measure(row: Row, known: dict, commit: str) -> Iterator[dict]:
 
   Args:
     row: which.
-    known: the plan so far: its programs are not compiled again; {} for none.
+    known: the plan so far: its programs are not compiled again, but what was
+      estimated is; {} for none.
     commit: of this checkout.
   """
   from jaxrl_llm.training import config_file, plan, plan_report
@@ -96,7 +100,8 @@ def measure(row: Row, known: dict, commit: str) -> Iterator[dict]:
     config = dataclasses.replace(config, prompts_per_step=row.prompts)
   if row.micro_batches:
     config = dataclasses.replace(config, micro_batches=row.micro_batches)
-  programs = list(known.get("programs", ()))
+  compiled = known if not known.get("estimated") else {}
+  programs = list(compiled.get("programs", ()))
   for name in PROGRAMS:
     if name in [program["name"] for program in programs]:
       continue
@@ -160,7 +165,8 @@ def _mesh(mesh):
 
 def _cells(program, plan):
   moved = program["collectives"]
-  received = "not read" if moved is None else _gib(sum(moved.values()))
+  received = "" if moved is None else _gib(sum(moved.values()))
+  seconds = f"{program['seconds']:.0f} s"
   return " | ".join(
     [
       program["name"],
@@ -170,7 +176,7 @@ def _cells(program, plan):
       _gib(plan["available"]),
       f"{program['flops'] / 1e12:,.0f}",
       received,
-      f"{program['seconds']:.0f} s",
+      "estimate" if plan["estimated"] else seconds,
     ]
   )
 
@@ -184,10 +190,13 @@ def main() -> int:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--only", nargs=2, metavar=("CONFIG", "TOPOLOGY"))
   parser.add_argument("--again", action="store_true", help="known ones too")
+  parser.add_argument("--estimate", action="store_true", help="no compiling")
   parser.add_argument("--write", action="store_true", help="no compiling")
   args = parser.parse_args()
   git = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
   commit = subprocess.check_output(git, text=True).strip()
+  if args.estimate:
+    aot.available = lambda: False
   figures = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
   wanted = [] if args.write else rows()
   if args.only:
@@ -196,6 +205,8 @@ def main() -> int:
       parser.error(f"no row {' '.join(args.only)}; see FIT and GROWN.")
   for row in wanted:
     known = {} if args.again else figures.get(row.command, {})
+    if args.estimate and known:
+      continue
     print(f"\n{row.command}", flush=True)
     for made in measure(row, known, commit):
       figures[row.command] = made

@@ -20,6 +20,7 @@ _SPEC.loader.exec_module(plan_pods)
 PLAN = {
   "mesh": {"data": 1, "fsdp": 8, "tensor": 2},
   "available": 16 * 2**30,
+  "estimated": False,
   "programs": [
     {
       "name": name,

@@ -162,6 +162,8 @@ def _logits(model, params, hidden):
     head,
     preferred_element_type=jnp.float32,
   )
+  # Said here, or each device would gather the whole head for each token.
+  out = sharding.constrain(out, "rows", "vocab")
   cap = model.config.final_softcap
   out = cap * jnp.tanh(out / cap) if cap else out
   # The rule looks at whole rows: one gather of [N, V] for each token.
