@@ -176,7 +176,8 @@ def test_a_checkpoint_is_evaluated_as_its_export(trained):
 
 def _one_step(config, base=None):
   """State and metrics after a step on given rewards, and the samples."""
-  run = setup.build(config)
+  alone = experiment.Mesh(data=1, fsdp=1)
+  run = setup.build(dataclasses.replace(config, mesh=alone))
   state, frozen = run.init_state(), run.reference()
   if base is not None:
     frozen = base(frozen)
