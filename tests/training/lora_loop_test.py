@@ -44,6 +44,11 @@ def _config(folder, **changes):
   return dataclasses.replace(config, **fields | changes)
 
 
+def _alone(folder, **changes):
+  """On one device."""
+  return _config(folder, mesh=experiment.Mesh(data=1, fsdp=1), **changes)
+
+
 def _last(folder, config):
   template = setup.build(config).init_state()
   with checkpoint.Checkpointer(folder / "checkpoints", keep=2) as saver:
@@ -176,8 +181,7 @@ def test_a_checkpoint_is_evaluated_as_its_export(trained):
 
 def _one_step(config, base=None):
   """State and metrics after a step on given rewards, and the samples."""
-  alone = experiment.Mesh(data=1, fsdp=1)
-  run = setup.build(dataclasses.replace(config, mesh=alone))
+  run = setup.build(config)
   state, frozen = run.init_state(), run.reference()
   if base is not None:
     frozen = base(frozen)
@@ -196,7 +200,7 @@ def _shaken(adapter):
 
 
 def test_with_a_critic_and_several_updates_the_base_stays(tmp_path):
-  config = _config(
+  config = _alone(
     tmp_path, method=methods.Ppo(), mini_batches=2, epochs=2, group_size=4
   )
   state, found, _, frozen = _one_step(config)
@@ -211,8 +215,8 @@ def test_with_a_critic_and_several_updates_the_base_stays(tmp_path):
 def test_pieces_of_a_batch_add_up(tmp_path):
   sgd = experiment.Optimizer(learning_rate=1e-3, eps=1.0)
   few = {"optimizer": sgd, "group_size": 4}
-  whole = _one_step(_config(tmp_path, **few))[0]
-  cut = _one_step(_config(tmp_path, **few, micro_batches=4))[0]
+  whole = _one_step(_alone(tmp_path, **few))[0]
+  cut = _one_step(_alone(tmp_path, **few, micro_batches=4))[0]
   chex.assert_trees_all_close(whole.params, cut.params, atol=1e-5, rtol=1e-5)
   chex.assert_trees_all_close(
     whole.opt_state, cut.opt_state, atol=1e-5, rtol=1e-4
@@ -220,7 +224,7 @@ def test_pieces_of_a_batch_add_up(tmp_path):
 
 
 def test_a_base_stored_in_bfloat16_gives_the_very_numbers_of_float32(tmp_path):
-  low = _config(tmp_path, model=experiment.Model(name="tiny", dtype="bfloat16"))
+  low = _alone(tmp_path, model=experiment.Model(name="tiny", dtype="bfloat16"))
   state, found, samples, frozen = _one_step(low)
   assert frozen["embed"].dtype == frozen["layers"]["mlp"]["up"].dtype
   assert frozen["embed"].dtype == jnp.bfloat16
