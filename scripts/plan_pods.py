@@ -49,8 +49,9 @@ FIT = (
   ("pod_llama3_1_8b", "v6e:4x8"),
   ("pod_qwen3_32b", "v6e:8x8"),
 )
-# The batch grows with the chips: prompts_per_step of each.
-GROWN = (("v5e:8x8", 64), ("v5e:8x16", 128), ("v5e:16x16", 256))
+# Topology, prompts_per_step and mesh.data: the batch grows with the chips, and
+# a device holds as much as before.
+GROWN = (("v5e:8x8", 64, 1), ("v5e:8x16", 128, 2), ("v5e:16x16", 256, 4))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,12 +63,14 @@ class Row:
     topology: as `jaxrl plan` takes it.
     prompts: prompts_per_step; 0 leaves the config's.
     micro_batches: 0 leaves the config's.
+    data: mesh.data; 0 leaves the config's.
   """
 
   config: str
   topology: str
   prompts: int = 0
   micro_batches: int = 0
+  data: int = 0
 
   @property
   def command(self) -> str:
@@ -75,13 +78,22 @@ class Row:
     more = f" --prompts-per-step {self.prompts}" if self.prompts else ""
     if self.micro_batches:
       more += f" --micro-batches {self.micro_batches}"
+    if self.data:
+      more += f" --mesh.data {self.data}"
     return f"jaxrl plan {self.config} --topology {self.topology}{more}"
+
+
+def grown() -> list[Row]:
+  """Those of Qwen3-8B on more and more chips; the first is one of FIT."""
+  return [Row("pod_qwen3_8b", GROWN[0][0])] + [
+    Row("pod_qwen3_8b", topology, prompts, data=data)
+    for topology, prompts, data in GROWN[1:]
+  ]
 
 
 def rows() -> list[Row]:
   """All of them, each once."""
-  grown = [Row("pod_qwen3_8b", *row) for row in GROWN[1:]]
-  return [Row(*row) for row in FIT] + grown
+  return [Row(*row) for row in FIT] + grown()[1:]
 
 
 def measure(row: Row, known: dict, commit: str) -> Iterator[dict]:
@@ -100,6 +112,9 @@ def measure(row: Row, known: dict, commit: str) -> Iterator[dict]:
     config = dataclasses.replace(config, prompts_per_step=row.prompts)
   if row.micro_batches:
     config = dataclasses.replace(config, micro_batches=row.micro_batches)
+  if row.data:
+    mesh = dataclasses.replace(config.mesh, data=row.data)
+    config = dataclasses.replace(config, mesh=mesh)
   compiled = known if not known.get("estimated") else {}
   programs = list(compiled.get("programs", ()))
   for name in PROGRAMS:
@@ -146,15 +161,15 @@ def grown_table(figures: dict[str, dict]) -> str:
     "| topology | prompts a step | mesh | train step | rollout | score pass |",
     "|---|---|---|---|---|---|",
   ]
-  first = Row("pod_qwen3_8b", GROWN[0][0])
-  for row in (first, *(Row("pod_qwen3_8b", *row) for row in GROWN[1:])):
+  for row, (topology, prompts, _) in zip(grown(), GROWN, strict=True):
     plan = figures.get(row.command)
     if plan is None:
       continue
     needs = " | ".join(_gib(p["needed"]) for p in plan["programs"])
-    prompts = row.prompts or GROWN[0][1]
+    if plan["estimated"]:
+      needs += " (estimate)"
     lines.append(
-      f"| {row.topology} | {prompts} | {_mesh(plan['mesh'])} | {needs} |"
+      f"| {topology} | {prompts} | {_mesh(plan['mesh'])} | {needs} |"
     )
   return "\n".join(lines)
 

@@ -74,6 +74,9 @@ def test_every_row_shares_its_micro_batches_evenly():
   for row in plan_pods.rows():
     config = config_file.load(row.config)
     changes = {
+      "mesh": dataclasses.replace(
+        config.mesh, data=row.data or config.mesh.data
+      ),
       "prompts_per_step": row.prompts or config.prompts_per_step,
       "micro_batches": row.micro_batches or config.micro_batches,
     }
