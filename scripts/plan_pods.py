@@ -163,11 +163,9 @@ def grown_table(figures: dict[str, dict]) -> str:
   ]
   for row, (topology, prompts, _) in zip(grown(), GROWN, strict=True):
     plan = figures.get(row.command)
-    if plan is None:
+    if plan is None or plan["estimated"]:
       continue
     needs = " | ".join(_gib(p["needed"]) for p in plan["programs"])
-    if plan["estimated"]:
-      needs += " (estimate)"
     lines.append(
       f"| {topology} | {prompts} | {_mesh(plan['mesh'])} | {needs} |"
     )
