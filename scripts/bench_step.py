@@ -83,7 +83,7 @@ def build(args):
   from jaxrl_llm import methods
   from jaxrl_llm.distributed import mesh
   from jaxrl_llm.models import api, families
-  from jaxrl_llm.training import experiment, score, setup, state, step
+  from jaxrl_llm.training import collectors, experiment, score, state, step
 
   config = api.ModelConfig(
     family="qwen3",
@@ -109,7 +109,7 @@ def build(args):
     micro_batches=args.prompts // (args.micro or args.prompts),
   )
   params = mesh.replicate(jax.jit(model.init)(jax.random.key(0)), None)
-  collector = setup.make_collector(
+  collector = collectors.make_collector(
     model,
     IntTokenizer(args.vocab, 2 if args.eos else args.vocab + 7),
     experiment.Sampling(),

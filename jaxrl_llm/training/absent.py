@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxrl_llm.distributed import mesh as meshes
 from jaxrl_llm.models.weights import assemble, resolve
-from jaxrl_llm.training import adapter, ahead, experiment, setup
+from jaxrl_llm.training import adapter, ahead, collectors, experiment, setup
 from jaxrl_llm.training import layout as layouts
 
 
@@ -112,7 +112,7 @@ class AbsentRun:
 
   def _generate(self, length):
     config = self.config
-    generate = setup.generator(
+    generate = collectors.generator(
       self._functions.model,
       config.sampling,
       completion_length=length,

@@ -10,7 +10,7 @@ from jaxrl_llm.data import prompts as encoding
 from jaxrl_llm.data import sources
 from jaxrl_llm.models import families
 from jaxrl_llm.models.weights import resolve
-from jaxrl_llm.training import adapter, experiment, setup
+from jaxrl_llm.training import adapter, collectors, experiment, setup
 from jaxrl_llm.training import checkpoint as checkpoints
 from jaxrl_llm.training import evaluate as evaluation
 
@@ -99,7 +99,7 @@ def sample(
   ]
   texts = encoding.write_prompts(problems, loaded.tokenizer, chat=chat)
   length = max(len(loaded.tokenizer.encode(text)) for text in texts)
-  collector = setup.make_collector(
+  collector = collectors.make_collector(
     families.build(loaded.config, dtype=np.dtype(dtype)),
     loaded.tokenizer,
     sampling,

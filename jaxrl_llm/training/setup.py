@@ -14,18 +14,19 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxrl_llm.data import batching, sources, tokenizers
+from jaxrl_llm.data import batching, sources
 from jaxrl_llm.data import prompts as encoding
-from jaxrl_llm.distributed import fingerprint, weight_sync
+from jaxrl_llm.distributed import fingerprint
 from jaxrl_llm.distributed import mesh as meshes
 from jaxrl_llm.methods import base
 from jaxrl_llm.models import api, families, linear
 from jaxrl_llm.models.weights import resolve
 from jaxrl_llm.rewards import divided
 from jaxrl_llm.rewards import pool as pools
-from jaxrl_llm.rollout import collect, engine, sampling
+from jaxrl_llm.rollout import collect
 from jaxrl_llm.training import (
   adapter,
+  collectors,
   critic,
   experiment,
   optimizer,
@@ -34,9 +35,6 @@ from jaxrl_llm.training import (
 )
 from jaxrl_llm.training import layout as layouts
 from jaxrl_llm.training import state as states
-
-# Streams of randomness that a run's seed is split into.
-_ROLLOUT, _EVALUATION = 0, 1
 
 # Prompts that are tokenised before the run to see that they fit.
 _CHECKED = 20_000
@@ -228,6 +226,7 @@ def build(config: experiment.Experiment, *, weights: str | None = None) -> Run:
   held_out = held_out[: config.evaluation.examples]
   _check_prompts(config, loaded.tokenizer, held_out)
   _check_prompts(config, loaded.tokenizer, training[:_CHECKED])
+  sampled = config, parts.model, loaded.tokenizer, layout
   return Run(
     config=config,
     loaded=loaded,
@@ -239,9 +238,9 @@ def build(config: experiment.Experiment, *, weights: str | None = None) -> Run:
     fresh=parts.fresh,
     schedule=parts.schedule,
     train_step=layout.jit_step(parts.train_step, parts.fresh, trained),
-    collect=_collector(config, parts.model, loaded.tokenizer, layout),
-    greedy=_greedy_collector(config, parts.model, loaded.tokenizer, layout),
-    evaluate=_evaluator(config, parts.model, loaded.tokenizer, layout),
+    collect=collectors.training(*sampled),
+    greedy=collectors.greedy(*sampled),
+    evaluate=collectors.evaluation(*sampled),
     batches=batching.batches(
       training, batch_size=config.prompts_per_step, seed=config.seed
     ),
@@ -274,117 +273,6 @@ def _critic(config, method, width, updates) -> critic.Critic | None:
   )
 
 
-def make_collector(
-  model: api.LanguageModel,
-  tokenizer: tokenizers.Tokenizer,
-  rule: experiment.Sampling,
-  *,
-  prompt_length: int,
-  completion_length: int,
-  group_size: int,
-  key: jax.Array,
-  template: str = "{prompt}",
-  chat: bool = False,
-  sync: weight_sync.WeightSync | None = None,
-) -> collect.Collector:
-  """A collector from names: model, rule and lengths; see its attributes."""
-  sync = sync or weight_sync.WeightSync(model)
-  stops = [*tokenizer.stop_ids, *_stop_texts(rule.stop, tokenizer)]
-  generate = generator(
-    model,
-    rule,
-    completion_length=completion_length,
-    group_size=group_size,
-    stop_ids=stops,
-    pad_id=tokenizer.pad_id,
-    mesh=sync.rollout_mesh,
-  )
-  return collect.Collector(
-    generate=generate,
-    tokenizer=tokenizer,
-    prompt_length=prompt_length,
-    group_size=group_size,
-    template=template,
-    chat=chat,
-    key=key,
-    sync=sync,
-    place=lambda tree: meshes.place_rows(tree, sync.rollout_mesh),
-  )
-
-
-def generator(
-  model: api.LanguageModel,
-  rule: experiment.Sampling,
-  *,
-  completion_length: int,
-  group_size: int,
-  stop_ids: Sequence[int],
-  pad_id: int,
-  mesh: jax.sharding.Mesh | None = None,
-) -> Callable[..., engine.Generation]:
-  """Collector.generate, jitted: prefill and all of decoding, one program."""
-  draw = sampling.make_rule(
-    temperature=rule.temperature,
-    top_k=rule.top_k,
-    top_p=rule.top_p,
-    min_p=rule.min_p,
-    greedy=rule.greedy,
-  )
-  generate = engine.make_generate(
-    model,
-    draw,
-    length=completion_length,
-    group_size=group_size,
-    stop_ids=stop_ids,
-    pad_id=pad_id,
-  )
-
-  def generate_step(*args):
-    *inputs, key, step = args
-    return generate(*inputs, jax.random.fold_in(key, step))
-
-  return jax.jit(meshes.traced_for(mesh, generate_step))
-
-
-def _collector(config, model, tokenizer, layout):
-  return make_collector(
-    model,
-    tokenizer,
-    config.sampling,
-    prompt_length=config.prompt_length,
-    completion_length=config.completion_length,
-    group_size=config.group_size,
-    key=jax.random.fold_in(jax.random.key(config.seed), _ROLLOUT),
-    template=config.data.template,
-    chat=config.data.chat,
-    sync=layout.sync(model),
-  )
-
-
-def _greedy_collector(config, model, tokenizer, layout):
-  rule = experiment.Sampling(greedy=True, stop=config.sampling.stop)
-  single = dataclasses.replace(config, sampling=rule, group_size=1)
-  return _collector(single, model, tokenizer, layout)
-
-
-def _evaluator(config, model, tokenizer, layout):
-  if config.evaluation.dtype != "as trained":
-    dtype = jnp.dtype(config.evaluation.dtype)
-    model = families.build(model.config, dtype=dtype)
-  return make_collector(
-    model,
-    tokenizer,
-    config.evaluation.sampling,
-    prompt_length=config.prompt_length,
-    completion_length=config.completion_length,
-    group_size=config.evaluation.samples,
-    key=jax.random.fold_in(jax.random.key(config.seed), _EVALUATION),
-    template=config.data.template,
-    chat=config.data.chat,
-    sync=layout.sync(model),
-  )
-
-
 def problems(
   config: experiment.Experiment, split: str
 ) -> Sequence[sources.Problem]:
@@ -411,15 +299,3 @@ def _check_prompts(config, tokenizer, problems):
       template=config.data.template,
       chat=config.data.chat,
     )
-
-
-def _stop_texts(stops, tokenizer):
-  """Ids of stop texts; each must be one token of the tokenizer."""
-  for text in stops:
-    ids = tokenizer.encode(text)
-    if len(ids) != 1:
-      raise ValueError(
-        f"sampling.stop {text!r} is {len(ids)} tokens of this tokenizer, it"
-        " must be exactly one; name the token that ends it."
-      )
-    yield ids[0]

@@ -12,7 +12,7 @@ import numpy as np
 from jaxrl_llm.data import prompts
 from jaxrl_llm.distributed import mesh as meshes
 from jaxrl_llm.models import cache, reference
-from jaxrl_llm.training import setup
+from jaxrl_llm.training import collectors
 from jaxrl_llm.training.doctor.finding import FAIL, OK, WARN, Finding
 from jaxrl_llm.training.doctor.subject import Subject
 
@@ -155,7 +155,7 @@ def gap(subject: Subject) -> Iterator[Finding]:
   config, loaded = subject.config, subject.loaded
   subject.say("sampling a few tokens and scoring them")
   model = subject.functions.model
-  collect = setup.make_collector(
+  collect = collectors.make_collector(
     model,
     loaded.tokenizer,
     config.sampling,
