@@ -106,6 +106,14 @@ class WeightSync:
     """
     return self._targets(params, self.rollout_mesh)
 
+  def copies(self, params: Any) -> Any:
+    """Of the targets those that are copied, None for what is passed on.
+
+    Args: as targets().
+    """
+    moved = params if self._apart else self._moved(params)
+    return self._targets(moved, self.rollout_mesh)
+
   def trace(self, params: Any) -> jax.stages.Traced | None:
     """The program on the trainer's devices; None if nothing is to be done.
 
@@ -192,11 +200,11 @@ class WeightSync:
     frozen = jax.eval_shape(
       lambda tree: linear.freeze(tree, self._model.dtype), params
     )
-    if mesh is None:
-      return frozen
-    places = sharding.parameter_shardings(
-      self._model.config, frozen, mesh, sharding.ROLLOUT_RULES
-    )
+    places = jax.tree.map(lambda leaf: leaf.sharding, params)
+    if mesh is not None:
+      places = sharding.parameter_shardings(
+        self._model.config, frozen, mesh, sharding.ROLLOUT_RULES
+      )
     return jax.tree.map(
       lambda leaf, place: jax.ShapeDtypeStruct(
         leaf.shape, leaf.dtype, sharding=place

@@ -1,12 +1,12 @@
 """A run without its arrays: programs that can be compiled for any devices."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import jax
 from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 import numpy as np
 
+from jaxrl_llm.distributed import costs
 from jaxrl_llm.distributed import mesh as meshes
 from jaxrl_llm.models.weights import assemble, resolve
 from jaxrl_llm.training import adapter, ahead, collectors, experiment, setup
@@ -52,11 +52,12 @@ class AbsentRun:
     here = jax.devices() if isinstance(devices, int) else devices
     self._device = SingleDeviceSharding(here[0])
     self._functions = setup.functions(config, self.shape, self.layout.mesh)
-    base = self._placed(shapes, places)
+    mesh = self.layout.mesh
+    base = self._placed(shapes, places, mesh)
     learnt = jax.eval_shape(lambda base: adapter.start(config, base), base)
     fresh = jax.eval_shape(self._functions.fresh, learnt)
     self.state = self._placed(
-      fresh, self.layout.state_shardings(self._functions.fresh, learnt)
+      fresh, self.layout.state_shardings(self._functions.fresh, learnt), mesh
     )
     frozen = "ref_logprobs" in self._functions.method.needs or config.lora.rank
     self._reference = base if frozen else None
@@ -64,8 +65,14 @@ class AbsentRun:
     self._learnt = learnt
     self.parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes))
     self.trained = sum(leaf.size for leaf in jax.tree.leaves(learnt))
-    self.stored = held_bytes(self.state.params) / 4  # float32
-    self.resident = held_bytes((self.state, self._reference))
+    self.stored = costs.held_bytes(self.state.params) / 4  # float32
+    self._sync = self.layout.sync(self._functions.model)
+    self._absent = isinstance(devices, int)
+    copies = None if self._absent else self._sync.copies(self._params)
+    self._copied = costs.held_bytes(copies)
+    self.resident = costs.held_bytes((self.state, self._reference))
+    if not self.layout.rollout_mesh:  # else they lie elsewhere
+      self.resident += config.rollout_ahead * self._copied
     self.trips = config.completion_length
 
   def programs(self) -> Iterator[tuple[str, Callable]]:
@@ -80,6 +87,9 @@ class AbsentRun:
         self.state, self._rollout(config.prompts_per_step), self._reference
       ),
     )
+    traced = None if self._absent else self._sync.trace(self._params)
+    if traced is not None:
+      yield "weight sync", lambda: traced
     yield "rollout", lambda: self._generate(config.completion_length)
     yield "prefill", lambda: self._generate(1)
     score = jax.jit(
@@ -91,6 +101,20 @@ class AbsentRun:
       "score pass",
       lambda: score.trace(self._params, self._rollout(self._piece())),
     )
+
+  def beside(self, name: str, arguments: float) -> float:
+    """Bytes on a device while a program runs that are none of its arguments.
+
+    Args:
+      name: as programs() has it.
+      arguments: bytes of the program's on one device.
+    """
+    if name in ("rollout", "prefill"):
+      if self.layout.rollout_mesh:
+        return 0.0
+      if not self.config.rollout_ahead:  # made for it, and freed after it
+        arguments -= self._copied
+    return max(self.resident - arguments, 0.0)
 
   def _piece(self) -> int:
     """Prompts of a micro-batch; one that is cut counts whole."""
@@ -107,11 +131,12 @@ class AbsentRun:
       config.completion_length,
       rewards=len(config.reward),
       extras=self._functions.method.plan.extras,
+      versions=config.rollout_ahead > 0,
     )
-    return self._rows(arrays)
+    return self._rows(arrays, self.layout.mesh)
 
   def _generate(self, length):
-    config = self.config
+    config, mesh = self.config, self._sync.rollout_mesh
     generate = collectors.generator(
       self._functions.model,
       config.sampling,
@@ -119,32 +144,35 @@ class AbsentRun:
       group_size=config.group_size,
       stop_ids=(0,),
       pad_id=0,
-      mesh=self.layout.mesh,
+      mesh=mesh,
     )
     rows = config.prompts_per_step * config.group_size
     prompt = (config.prompts_per_step, config.prompt_length)
-    tokens, mask, ids = self._rows(
+    tokens, prompt_mask, ids = self._rows(
       (
         np.zeros(prompt, np.int32),
         np.zeros(prompt, bool),
         np.zeros(rows, np.int32),
-      )
+      ),
+      mesh,
     )
     key = jax.eval_shape(lambda: jax.random.key(0))
-    key, step = self._placed((key, jax.ShapeDtypeStruct((), np.int32)), None)
-    return generate.trace(self._params, tokens, mask, ids, key, step)
+    scalars = key, jax.ShapeDtypeStruct((), np.int32)
+    key, step = self._placed(scalars, None, mesh)
+    params = self._params
+    if mesh is not None and not self._absent:
+      params = self._sync.targets(params)
+    return generate.trace(params, tokens, prompt_mask, ids, key, step)
 
-  def _rows(self, tree):
-    mesh = self.layout.mesh
+  def _rows(self, tree, mesh):
     if mesh is None:
-      return self._placed(tree, None)
+      return self._placed(tree, None, mesh)
     cut = NamedSharding(mesh, PartitionSpec(meshes.ROWS))
     whole = NamedSharding(mesh, PartitionSpec())
     places = jax.tree.map(lambda x: cut if np.ndim(x) else whole, tree)
-    return self._placed(tree, places)
+    return self._placed(tree, places, mesh)
 
-  def _placed(self, tree, places):
-    mesh = self.layout.mesh
+  def _placed(self, tree, places, mesh):
     whole = NamedSharding(mesh, PartitionSpec()) if mesh else self._device
     if places is None:
       places = jax.tree.map(lambda _: whole, tree)
@@ -153,13 +181,3 @@ class AbsentRun:
       tree,
       places,
     )
-
-
-def held_bytes(tree: Any) -> float:
-  """Bytes of a tree on one device."""
-  return float(
-    sum(
-      np.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
-      for leaf in jax.tree.leaves(tree)
-    )
-  )

@@ -31,7 +31,8 @@ class Program:
   """One compiled program, per device.
 
   Attributes:
-    name: "train step", "score pass", "prefill" or "rollout".
+    name: "train step", "weight sync" (where one is needed), "rollout",
+      "prefill" or "score pass".
     needed: bytes while it runs, with what stays on the device meanwhile; of
       a refused program what its compiler said.
     fits: whether the device has them.
@@ -276,8 +277,7 @@ def _compile(name, trace, run, available) -> Program:
       seconds=time.perf_counter() - start,
     )
   size = costs.program_bytes(compiled)
-  # What this program does not get as arguments stays on the device.
-  beside = max(run.resident - size["arguments"], 0)
+  beside = run.beside(name, size["arguments"])
   return Program(
     name=name,
     needed=size["total"] + beside,
@@ -285,14 +285,6 @@ def _compile(name, trace, run, available) -> Program:
     arguments=size["arguments"],
     temporaries=size["temporaries"],
     flops=flops,
-    collectives=_collectives(compiled, run.trips),
+    collectives=costs.received(compiled, unknown_trips=run.trips),
     seconds=time.perf_counter() - start,
   )
-
-
-def _collectives(compiled, trips):
-  try:
-    text = compiled.as_text()
-  except jax.errors.JaxRuntimeError:
-    return None  # this compiler cannot print some programs of v6e
-  return costs.collective_bytes(text, unknown_trips=trips)
