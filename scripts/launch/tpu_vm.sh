@@ -30,10 +30,9 @@ folder="${FOLDER:-jaxrl_llm}"
   die "FOLDER is a path of letters, digits and ._/-, got '$folder'."
 where=(--zone="$ZONE" ${PROJECT:+--project="$PROJECT"})
 
-# All hosts at once: in batches the first would wait for the last for ever.
 on_all() {
   gcloud compute tpus tpu-vm ssh "$TPU" "${where[@]}" --worker=all \
-    --batch-size=all --command="$1"
+    --command="$1"
 }
 
 install() {
@@ -44,7 +43,7 @@ install() {
   git -C "$root" archive --format=tar.gz -o "$archive/jaxrl_llm.tar.gz" HEAD ||
     die "$root is no git checkout; clone the repository."
   gcloud compute tpus tpu-vm scp "$archive/jaxrl_llm.tar.gz" \
-    "$TPU:jaxrl_llm.tar.gz" "${where[@]}" --worker=all --batch-size=all
+    "$TPU:jaxrl_llm.tar.gz" "${where[@]}" --worker=all
   on_all "mkdir -p $folder && tar xzf jaxrl_llm.tar.gz -C $folder &&
     cd $folder && ${PYTHON:+PYTHON=$(printf %q "$PYTHON")} bash -c \
     '. scripts/install.sh && install_project tpu \"[tpu]\"'"
