@@ -134,7 +134,7 @@ class Packer:
 
   def largest(self, rollout: types.Rollout) -> types.Rollout:
     """The rollout with a packing of the largest sizes, all zeros."""
-    sizes = _sized(self.largest_sizes(rollout), 1.0, 1.0)
+    sizes = _sized(self.largest_sizes(rollout), SHARES[-1])
     nothing = _Block([], [], [], [], [], np.zeros(rollout.mask.shape, np.int32))
     count = self.pieces * self.shares
     return rollout.replace(
@@ -243,39 +243,39 @@ def _lay(prompts, prompt_mask, completions, mask, group) -> _Block:
 
 
 def _smallest(blocks: list[_Block], largest: Sizes) -> Sizes:
-  """The smallest sizes that hold every block.
+  """The smallest sizes that hold every block, each found by itself.
 
-  What is fed and what attends are sized apart: many short completions of long
-  prompts need few tokens and many rows.
+  Many short completions of long prompts need few tokens and many rows.
   """
-  tokens = max(len(block.tokens) for block in blocks)
-  chosen = max(len(block.chosen) for block in blocks)
   rows = [
-    first_fit_decreasing(block.lengths(), largest.length)[0].max(initial=-1)
+    first_fit_decreasing(block.lengths(), largest.length)[0].max(initial=-1) + 1
     for block in blocks
   ]
-  for fed in SHARES:
-    sizes = _sized(largest, fed, 1.0)
-    if tokens <= sizes.tokens and chosen <= sizes.chosen:
-      break
-  for attending in SHARES:
-    sizes = _sized(largest, fed, attending)
-    if max(rows) < sizes.rows:
-      break
-  return sizes
+  needed = Sizes(
+    tokens=max(len(block.tokens) for block in blocks),
+    chosen=max(len(block.chosen) for block in blocks),
+    rows=max(rows),
+    length=largest.length,
+  )
+  sizes = [_sized(largest, share) for share in SHARES]
+  fitting = (
+    next(size for size in of_all if size >= least)
+    for of_all, least in zip(zip(*sizes, strict=True), needed, strict=True)
+  )
+  return Sizes(*fitting)
 
 
-def _sized(largest: Sizes, fed: float, attending: float) -> Sizes:
-  """These shares of what is fed and scored, and of what attends."""
+def _sized(largest: Sizes, share: float) -> Sizes:
+  """This share of all but the length of rows, rounded up."""
   unit = _LANES if largest.tokens >= 8 * _LANES else 1
 
-  def share(size, part, unit=1):
-    return math.ceil(size * part / unit) * unit
+  def part(size, unit=1):
+    return math.ceil(size * share / unit) * unit
 
   return largest._replace(
-    tokens=share(largest.tokens, fed, unit),
-    chosen=share(largest.chosen, fed, unit),
-    rows=share(largest.rows, attending),
+    tokens=part(largest.tokens, unit),
+    chosen=part(largest.chosen, unit),
+    rows=part(largest.rows),
   )
 
 

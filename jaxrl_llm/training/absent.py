@@ -84,7 +84,7 @@ class AbsentRun:
     yield (
       "train step",
       lambda: step.trace(
-        self.state, self._rollout(config.prompts_per_step), self._reference
+        self.state, self._rollout(config.prompts_per_step, 0), self._reference
       ),
     )
     traced = None if self._absent else self._sync.trace(self._params)
@@ -99,7 +99,7 @@ class AbsentRun:
     )
     yield (
       "score pass",
-      lambda: score.trace(self._params, self._rollout(self._piece())),
+      lambda: score.trace(self._params, self._rollout(self._piece(), 1)),
     )
 
   def beside(self, name: str, arguments: float) -> float:
@@ -117,12 +117,15 @@ class AbsentRun:
     return max(self.resident - arguments, 0.0)
 
   def _piece(self) -> int:
-    """Prompts of a micro-batch; one that is cut counts whole."""
+    """Prompts of a micro-batch on all devices; one that is cut counts whole."""
     config = self.config
     pieces = config.mini_batches * config.micro_batches
-    return max(config.prompts_per_step // pieces, 1)
+    shares = meshes.row_shares(self.layout.mesh)
+    prompts = max(config.prompts_per_step // pieces, 1)
+    return -(-prompts // shares) * shares
 
-  def _rollout(self, prompts):
+  def _rollout(self, prompts, pieces):
+    """Shapes; of packed ones the largest, `pieces` as in Layout.packer."""
     config = self.config
     arrays = ahead.example_rollout(
       prompts,
@@ -133,6 +136,8 @@ class AbsentRun:
       extras=self._functions.method.plan.extras,
       versions=config.rollout_ahead > 0,
     )
+    packer = self.layout.packer(pieces)
+    arrays = packer.largest(arrays) if packer else arrays
     return self._rows(arrays, self.layout.mesh)
 
   def _generate(self, length):

@@ -11,6 +11,30 @@ from jaxrl_llm import types
 from jaxrl_llm.training import state as states
 
 
+class CompiledSteps:
+  """A jitted train step, compiled once for each size of packed rollouts."""
+
+  def __init__(self, train_step: Any):
+    """Compiles nothing yet.
+
+    Args:
+      train_step: jitted, (state, rollout, reference).
+    """
+    self._train_step = train_step
+    self._begun: dict[Any, concurrent.futures.Future] = {}
+
+  def begin(
+    self, state: states.TrainState, rollout: types.Rollout, reference
+  ) -> concurrent.futures.Future:
+    """Begins to compile in a thread, unless that was begun before."""
+    sizes = tuple(leaf.shape for leaf in jax.tree.leaves(rollout.packing))
+    if sizes not in self._begun:
+      self._begun[sizes] = compile_ahead(
+        self._train_step, state, rollout, reference
+      )
+    return self._begun[sizes]
+
+
 def compile_ahead(
   train_step: Any, state: states.TrainState, rollout: types.Rollout, reference
 ) -> concurrent.futures.Future:

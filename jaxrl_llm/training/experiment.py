@@ -197,6 +197,10 @@ class Experiment:
   """optimizer steps per pass over a rollout"""
   epochs: int = 1
   """passes over a rollout (the mu of GRPO)"""
+  pack: bool = False
+  """sequence packing: a train step feeds the tokens that were sampled, not
+  completion_length of each completion; the update is the same. The step is
+  compiled anew, within the run, for each of a few sizes that it meets"""
   old_logprobs: Literal["trainer", "sampler"] = "trainer"
   """whose log-probs are pi_old in the ratio: the trainer's own before the
   first update, or those the sampler returned"""

@@ -10,6 +10,7 @@ import numpy as np
 from jaxrl_llm.distributed import mesh as meshes
 from jaxrl_llm.distributed import processes, sharding, weight_sync
 from jaxrl_llm.models import api
+from jaxrl_llm.rollout import packing
 from jaxrl_llm.training import adapter, experiment
 from jaxrl_llm.training import state as states
 from jaxrl_llm.training import step as steps
@@ -107,6 +108,17 @@ class Layout:
       rollout_mesh=self.rollout_mesh,
       keep=self._config.rollout_ahead > 0,
     )
+
+  def packer(self, pieces: int = 0) -> packing.Packer | None:
+    """What packs the rollouts of a step; None where the experiment does not.
+
+    Args:
+      pieces: that a rollout is cut into; 0: those of a step.
+    """
+    if not self._config.pack:
+      return None
+    pieces = pieces or self._config.mini_batches * self._config.micro_batches
+    return packing.Packer(pieces=pieces, shares=meshes.row_shares(self.mesh))
 
   def state_shardings(self, fresh: Callable, params: Any) -> Any:
     """Of the state that fresh(params) makes; None leaves on one device."""

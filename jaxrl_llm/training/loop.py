@@ -1,6 +1,5 @@
 """The loop a person watches: collect, score, train, write; again."""
 
-import concurrent.futures
 import contextlib
 import dataclasses
 import json
@@ -227,11 +226,11 @@ class _Trainer:
       ),
       self._run.mesh,
     )
-    compiling = ahead.compile_ahead(
-      self._run.train_step, self._state, example, self._reference
-    )
+    steps = ahead.CompiledSteps(self._run.train_step)
+    if not config.pack:  # else its sizes are not known before it is sampled
+      steps.begin(self._state, example, self._reference)
     for step in range(self._first, config.steps):
-      self._one_step(step, compiling)
+      self._one_step(step, steps)
       self._saver.check()
       done = step + 1
       every = config.checkpoint.every
@@ -242,7 +241,7 @@ class _Trainer:
       if not self._evaluated(done):
         self.evaluate(done)
 
-  def _one_step(self, step: int, compiling: concurrent.futures.Future):
+  def _one_step(self, step: int, steps: ahead.CompiledSteps):
     run, clock = self._run, gathering.Clock()
     found = self._rollouts.take(step, self._sync)
     clock.lap("wait")
@@ -251,8 +250,9 @@ class _Trainer:
     rollout = summary.with_components(
       rollout, found.groups.components, self._pool
     )
+    rollout, packed = _packed(run, rollout)
     rollout = meshes.place_rows(rollout, run.mesh)
-    train_step = compiling.result()
+    train_step = steps.begin(self._state, rollout, self._reference).result()
     with self._gathering.launching:
       self._state, metrics = train_step(self._state, rollout, self._reference)
     metrics = {k: float(v) for k, v in jax.device_get(metrics).items()}
@@ -260,7 +260,7 @@ class _Trainer:
     if older:
       metrics = found.aged(metrics)
     updates = run.config.mini_batches * run.config.epochs
-    metrics |= found.metrics | clock.seconds()
+    metrics |= found.metrics | packed | clock.seconds()
     metrics["learning_rate"] = float(run.schedule(step * updates))
     metrics["tokens_per_second"] = found.tokens / metrics["time/step"]
     metrics |= metric_files.memory()
@@ -311,6 +311,12 @@ class _Trainer:
       self.save(step)
       self._saver.wait()
     raise Stopped(self._signal, step, self._folder)
+
+
+def _packed(run: setup.Run, rollout):
+  """The rollout, packed if the experiment says so, and metrics of that."""
+  packer = run.layout.packer()
+  return packer(rollout) if packer else (rollout, {})
 
 
 def _same_plan(saved: dict[str, Any], fresh: dict[str, Any]) -> dict[str, Any]:
