@@ -6,6 +6,7 @@ faster, and on a CPU it is faster. Long rows take flash_attention, whose memory
 is linear in the length. The length decides, when a program is traced.
 """
 
+from collections.abc import Callable
 import dataclasses
 import functools
 import math
@@ -62,17 +63,37 @@ def long_rows(
     softcap=softcap,
   )
   here = None if window is None else window.here
+  return on_each_device(attend, q, k, v, segments, here=here)
+
+
+def on_each_device(
+  attend: Callable[..., jax.Array],
+  q: Float[Array, "R L H d"],
+  k: Float[Array, "R L K d"],
+  v: Float[Array, "R L K d"],
+  *by_row: jax.Array,
+  here: Bool[Array, ""] | None,
+) -> Float[Array, "R L H d"]:
+  """attend(q, k, v, *by_row, here), on each device's own rows and heads.
+
+  Args:
+    attend: runs in shard_map if there is a mesh.
+    q, k, v: as of long_rows.
+    *by_row: arrays [R, ...].
+    here: of api.Window.
+  """
   mesh = sharding.mesh_in_use()
   if mesh is None:
-    return attend(q, k, v, segments, here)
+    return attend(q, k, v, *by_row, here)
   k, v = (_for_each_device(x, q.shape[2], mesh) for x in (k, v))
   rows = sharding.partition(_ROWS, k.shape, mesh)
+  others = [PartitionSpec(rows[0])] * len(by_row)
   return jax.shard_map(
     attend,
-    in_specs=(rows, rows, rows, PartitionSpec(rows[0]), PartitionSpec()),
+    in_specs=(rows, rows, rows, *others, PartitionSpec()),
     out_specs=rows,
     check_vma=False,  # splash attention does not say over what it varies
-  )(q, k, v, segments, here)
+  )(q, k, v, *by_row, here)
 
 
 def _attend(q, k, v, segments, here, *, pattern, window, **knobs):

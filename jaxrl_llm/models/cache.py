@@ -20,7 +20,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxrl_llm.models import attention
+from jaxrl_llm.distributed import sharding
+from jaxrl_llm.models import api, attention
 from pallas_kernels import flash_attention, prefix_attention
 
 
@@ -201,20 +202,23 @@ class Packed:
   def attend(self, layer, q, k, v, *, scale, softcap=None, window=None):
     """See api.Cache."""
     del layer
-    blocks, _, length = self.rows.shape
-    index = self.rows.reshape(blocks, -1)
-    laid = [
-      taken(x, index).reshape(-1, length, *x.shape[2:]) for x in (q, k, v)
-    ]
-    segments = self.segments.reshape(-1, length)
-    knobs = {"scale": scale, "softcap": softcap, "window": window}
-    if attention.is_long(length**2):
-      pattern = flash_attention.Pattern()
-      out = attention.long_rows(*laid, segments, pattern=pattern, **knobs)
-    else:
-      out = _short_segments(*laid, segments, **knobs)
-    out = out.reshape(blocks, -1, *out.shape[2:])
-    return taken(out, self.places), None
+    width = None if window is None else window.width
+
+    def attend(q, k, v, rows, segments, places, here):
+      window = None if width is None else api.Window(width, here)
+      knobs = {"scale": scale, "softcap": softcap, "window": window}
+      laid = [_laid(x, rows) for x in (q, k, v)]
+      segments = segments.reshape(laid[0].shape[:2])
+      if attention.is_long(segments.shape[1] ** 2):
+        pattern = flash_attention.Pattern()
+        out = attention.long_rows(*laid, segments, pattern=pattern, **knobs)
+      else:
+        out = _short_segments(*laid, segments, **knobs)
+      return taken(out.reshape(len(rows), -1, *out.shape[2:]), places)
+
+    by_row = self.rows, self.segments, self.places
+    here = None if window is None else window.here
+    return attention.on_each_device(attend, q, k, v, *by_row, here=here), None
 
   def updated(self, kept):
     """See api.Cache."""
@@ -224,8 +228,23 @@ class Packed:
 
 def taken(x: Array, index: Int[Array, "P m"]) -> Array:
   """[P, n, ...] -> [P, m, ...]: of each block the elements that are named."""
-  index = index.reshape(index.shape + (1,) * (x.ndim - 2))
-  return jnp.take_along_axis(x, index, axis=1)
+
+  def local(x, index):
+    index = index.reshape(index.shape + (1,) * (x.ndim - 2))
+    return jnp.take_along_axis(x, index, axis=1)
+
+  mesh = sharding.mesh_in_use()
+  if mesh is None:
+    return local(x, index)
+  # Left to the partitioner, the blocks of all devices would be gathered.
+  blocks = sharding.partition(("rows",), index.shape[:1], mesh)
+  return jax.shard_map(local, in_specs=blocks, out_specs=blocks)(x, index)
+
+
+def _laid(x, rows):
+  """[P, n, h, d] -> [P r, L, h, d]."""
+  out = taken(x, rows.reshape(len(rows), -1))
+  return out.reshape(-1, rows.shape[2], *x.shape[2:])
 
 
 @struct.dataclass
