@@ -121,7 +121,7 @@ class Window:
 class Cache(Protocol):
   """Keys and values of the past, and the rule by which tokens attend.
 
-  The implementations (Causal, Grouped, Decode) are in models/cache.py; a model
+  The implementations are in models/cache.py and models/packed.py; a model
   file only calls these three.
   """
 

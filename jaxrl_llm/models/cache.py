@@ -1,11 +1,10 @@
-"""How tokens attend: whole rows, packed groups, packed tokens, or one by one.
+"""How tokens attend: whole rows, packed groups, or one token at a time.
 
 All compute the same function of a completion and its prompt; they differ in
 what they read. `Causal` sees rows [R, L]. `Grouped` sees each prompt ONCE,
 followed by its G completions side by side, so a group costs S + G * T tokens
-instead of G * (S + T). `Packed` sees the same without any padding. `Decode`
-sees one new token a row; the G rows of a group share their prompt's keys and
-values.
+instead of G * (S + T); packed.py does it without their padding. `Decode` sees
+one new token a row; the G rows of a group share their prompt's keys and values.
 
 The arithmetic is pallas_kernels.prefix_attention, or for long rows
 flash_attention (attention.py says when); here are the keys and who may see
@@ -20,8 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxrl_llm.distributed import sharding
-from jaxrl_llm.models import api, attention
+from jaxrl_llm.models import attention
 from pallas_kernels import flash_attention, prefix_attention
 
 
@@ -68,12 +66,8 @@ class Causal:
         *(q, k, v, self.mask), pattern=pattern, window=window, **knobs
       )
       return out, kept
-    allowed = _causal(self.mask, window, self.positions())
-    part = prefix_attention.Part(
-      _by_head(k), _by_head(v), _for_heads(allowed, q, k)
-    )
-    out = prefix_attention.attend(_queries(q, k.shape[2]), [part], **knobs)
-    return _outputs(out, q), kept
+    allowed = causal(self.mask, window, self.positions())
+    return short_rows(q, k, v, allowed, **knobs), kept
 
   def updated(self, kept):
     """See api.Cache."""
@@ -178,76 +172,6 @@ class Grouped:
 
 
 @struct.dataclass
-class Packed:
-  """Tokens side by side, laid by index in rows of sequences to attend.
-
-  A prompt is in `tokens` once and in rows as often as it has completions: each
-  sequence [prompt | completion] is a segment, in which attention is causal. See
-  types.Packing.
-
-  Attributes:
-    rows: [P, r, L] the token of each place of the rows.
-    segments: [P, r, L] of the row's sequences; 0 on padding.
-    places: [P, n] the place of each token in the rows, [r * L].
-  """
-
-  rows: Int[Array, "P r L"]
-  segments: Int[Array, "P r L"]
-  places: Int[Array, "P n"]
-
-  def layers(self):
-    """Nothing is read from the past."""
-    return None
-
-  def attend(self, layer, q, k, v, *, scale, softcap=None, window=None):
-    """See api.Cache."""
-    del layer
-    width = None if window is None else window.width
-
-    def attend(q, k, v, rows, segments, places, here):
-      window = None if width is None else api.Window(width, here)
-      knobs = {"scale": scale, "softcap": softcap, "window": window}
-      laid = [_laid(x, rows) for x in (q, k, v)]
-      segments = segments.reshape(laid[0].shape[:2])
-      if attention.is_long(segments.shape[1] ** 2):
-        pattern = flash_attention.Pattern()
-        out = attention.long_rows(*laid, segments, pattern=pattern, **knobs)
-      else:
-        out = _short_segments(*laid, segments, **knobs)
-      return taken(out.reshape(len(rows), -1, *out.shape[2:]), places)
-
-    by_row = self.rows, self.segments, self.places
-    here = None if window is None else window.here
-    return attention.on_each_device(attend, q, k, v, *by_row, here=here), None
-
-  def updated(self, kept):
-    """See api.Cache."""
-    del kept
-    return self
-
-
-def taken(x: Array, index: Int[Array, "P m"]) -> Array:
-  """[P, n, ...] -> [P, m, ...]: of each block the elements that are named."""
-
-  def local(x, index):
-    index = index.reshape(index.shape + (1,) * (x.ndim - 2))
-    return jnp.take_along_axis(x, index, axis=1)
-
-  mesh = sharding.mesh_in_use()
-  if mesh is None:
-    return local(x, index)
-  # Left to the partitioner, the blocks of all devices would be gathered.
-  blocks = sharding.partition(("rows",), index.shape[:1], mesh)
-  return jax.shard_map(local, in_specs=blocks, out_specs=blocks)(x, index)
-
-
-def _laid(x, rows):
-  """[P, n, h, d] -> [P r, L, h, d]."""
-  out = taken(x, rows.reshape(len(rows), -1))
-  return out.reshape(-1, rows.shape[2], *x.shape[2:])
-
-
-@struct.dataclass
 class Decode:
   """One new token a row; G rows share their prompt's keys and values.
 
@@ -341,11 +265,8 @@ def decode_after(prompt: Causal, *, group_size: int, length: int) -> Decode:
   )
 
 
-def _short_segments(q, k, v, segments, *, scale, softcap, window):
-  """Causal within each segment; a segment's tokens are neighbours."""
-  index = jnp.broadcast_to(jnp.arange(segments.shape[1])[None], segments.shape)
-  same = segments[:, :, None] == segments[:, None]
-  allowed = _causal(segments >= 0, window, index) & same
+def short_rows(q, k, v, allowed, *, scale, softcap=None):
+  """Attention with all scores at once; allowed [R, L, L]. As api.Cache."""
   part = prefix_attention.Part(
     _by_head(k), _by_head(v), _for_heads(allowed, q, k)
   )
@@ -353,6 +274,16 @@ def _short_segments(q, k, v, segments, *, scale, softcap, window):
     _queries(q, k.shape[2]), [part], scale=scale, softcap=softcap
   )
   return _outputs(out, q)
+
+
+def causal(mask, window, positions):
+  """[R, L, L]: who sees whom in rows of one sequence each."""
+  allowed = jnp.tri(mask.shape[1], dtype=bool)[None] & mask[:, None]
+  if window is None:
+    return allowed
+  return allowed & (
+    positions[:, :, None] - positions[:, None] < window.tokens()
+  )
 
 
 def _by_head(x):
@@ -385,12 +316,3 @@ def _for_group(allowed, q, k, window, *, rows):
     return allowed[:, None]
   allowed = _for_heads(allowed, q, k)
   return allowed.reshape(rows, 1, -1, allowed.shape[-1])
-
-
-def _causal(mask, window, positions):
-  allowed = jnp.tri(mask.shape[1], dtype=bool)[None] & mask[:, None]
-  if window is None:
-    return allowed
-  return allowed & (
-    positions[:, :, None] - positions[:, None] < window.tokens()
-  )

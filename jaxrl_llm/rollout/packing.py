@@ -3,7 +3,7 @@
 Host code in numpy, a function of the rollout alone. Each prompt is fed once,
 followed by its group's completions as long as they are: sum p + sum c tokens
 instead of B S + N T, p and c real lengths. Only attention needs a prompt before
-each of its completions; that is arranged there, by index (models/cache.Packed),
+each of its completions; that is arranged there, by index (models/packed.py),
 so that projections, MLPs and norms never see a prompt twice. Repeating it in
 the batch would cost G (p + c) where this costs p + G c.
 

@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec
 
 from jaxrl_llm import types
 from jaxrl_llm.distributed import sharding
-from jaxrl_llm.models import api, cache
+from jaxrl_llm.models import api, cache, packed
 from pallas_kernels import token_logprob
 
 _TENSOR = sharding.RULES["vocab"]
@@ -43,8 +43,8 @@ def make_score(
   """
 
   def score(params, rollout):
-    packed = rollout.packing is not None
-    predict = _packed_tokens if packed else _padded_tokens
+    padded = rollout.packing is None
+    predict = _padded_tokens if padded else _packed_tokens
     hidden, chosen, real, spread = predict(model, params, rollout)
     out = _token_logprob(
       hidden,
@@ -83,13 +83,13 @@ def _packed_tokens(model, params, rollout):
   """As _padded_tokens with M = P m: chosen tokens, and few others."""
   packing = rollout.packing
   blocks, count = packing.chosen.shape
-  rows = cache.Packed(packing.rows, packing.segments, packing.places)
+  rows = packed.Packed(packing.rows, packing.segments, packing.places)
   hidden, _ = model.apply(params, packing.tokens, packing.positions, rows)
-  hidden = cache.taken(hidden, packing.before).reshape(blocks * count, -1)
+  hidden = packed.taken(hidden, packing.before).reshape(blocks * count, -1)
   index = packing.index.reshape(blocks, -1)
 
   def spread(x):
-    x = cache.taken(x.reshape(blocks, count, *x.shape[1:]), index)
+    x = packed.taken(x.reshape(blocks, count, *x.shape[1:]), index)
     x = x.reshape(*rollout.mask.shape, *x.shape[2:])
     mask = rollout.mask.reshape(rollout.mask.shape + (1,) * (x.ndim - 2))
     return jnp.where(mask, x, 0)
@@ -153,9 +153,9 @@ def completion_hidden(
     hidden, _ = model.apply(params, prompts, rows.positions(), rows)
     return jnp.repeat(hidden[:, -1:], group, axis=0)
   own = jnp.where(rollout.mask[:, :-1], rollout.completions[:, :-1], 0)
-  packed = cache.Grouped(prompt_mask, group_size=group, length=fed)
+  groups = cache.Grouped(prompt_mask, group_size=group, length=fed)
   tokens = jnp.concatenate([prompts, own.reshape(count, group * fed)], axis=1)
-  hidden, _ = model.apply(params, tokens, packed.positions(), packed)
+  hidden, _ = model.apply(params, tokens, groups.positions(), groups)
   first = jnp.repeat(hidden[:, prompt_length - 1], group, axis=0)
   rest = hidden[:, prompt_length:].reshape(count * group, fed, -1)
   return jnp.concatenate([first[:, None], rest], axis=1)
