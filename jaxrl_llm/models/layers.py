@@ -95,7 +95,7 @@ class Attention(nn.Module):
     out = checkpoint_name(out, PRODUCT)
     out = out.reshape(*x.shape[:2], -1).astype(jnp.float32)
     w = self.param("o", _kernel_init, (out.shape[-1], config.width))
-    return _product(out, w, self.dtype), kept
+    return _whole_rows(_product(out, w, self.dtype)), kept
 
   def _project(self, x, name, axis, heads):
     width = heads * self.config.head_dim
@@ -141,7 +141,7 @@ class GatedMlp(nn.Module):
     opened = activation(_product(x, gate, self.dtype))
     inside = opened * _product(x, up, self.dtype)
     inside = sharding.constrain(inside, "rows", None, "mlp")
-    return _product(inside, down, self.dtype)
+    return _whole_rows(_product(inside, down, self.dtype))
 
 
 def _whole_rows(x):
