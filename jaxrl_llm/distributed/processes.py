@@ -53,6 +53,8 @@ def initialize(given: cluster.Processes) -> None:
     return
   # A signal is agreed on between steps; the service would take SIGTERM first.
   jax.config.update("jax_enable_preemption_service", False)
+  where = f" at {given.coordinator}" if given.coordinator else ""
+  print(f"jaxrl: meeting the other processes{where}", file=sys.stderr)
   try:
     jax.distributed.initialize(
       coordinator_address=given.coordinator or None,
