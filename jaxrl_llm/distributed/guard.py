@@ -27,6 +27,10 @@ _PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _PR_SET_PDEATHSIG = 1
 
 
+class Lost(Exception):
+  """Another process is gone, or never came; the message is one line."""
+
+
 def watch() -> int | None:
   """Goes on in a child, and returns None there; its exit code in the parent.
 

@@ -46,7 +46,8 @@ def initialize(given: cluster.Processes) -> None:
   and Open MPI are found by jax.distributed.
 
   Raises:
-    ValueError: if the fields do not go together, or no one answers; one line.
+    ValueError: if the fields do not go together or JAX knows no cluster.
+    guard.Lost: if the others do not come within five minutes.
   """
   cluster.check(given)
   if given.count == 1:
@@ -63,13 +64,21 @@ def initialize(given: cluster.Processes) -> None:
       heartbeat_timeout_seconds=HEARTBEAT,
       shutdown_timeout_seconds=_SHUTDOWN,
     )
-  except (RuntimeError, ValueError, OSError) as error:
-    reason = " ".join(str(error).split())[:200]
+  except ValueError as error:  # of jax, where it finds no cluster
     raise ValueError(
-      f"the processes of this run did not find each other ({reason}); set"
+      f"which processes share this run is not known ({_short(error)}); set"
       " --processes.coordinator HOST:PORT, --processes.count and"
       " --processes.index, or --processes.count 1 for a run on its own."
     ) from error
+  except RuntimeError as error:
+    raise guard.Lost(
+      f"the processes of this run did not meet{where} ({_short(error)}): look"
+      " whether all were started and reach that address, then start all again."
+    ) from error
+
+
+def _short(error: Exception) -> str:
+  return " ".join(str(error).split())[:200]
 
 
 def count() -> int:
@@ -158,6 +167,8 @@ def lost(error: BaseException) -> str | None:
 
   The runtime raises ValueError as well as JaxRuntimeError, so its words decide.
   """
+  if isinstance(error, guard.Lost):
+    return str(error)
   text = str(error).lower()
   gone = any(word in text for word in _GONE)
   return (
