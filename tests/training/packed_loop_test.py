@@ -5,13 +5,15 @@ import json
 
 import pytest
 
+from jaxrl_llm import methods
 from jaxrl_llm.rollout import packing
 from jaxrl_llm.training import absent, config_file, experiment, loop
 
 TINY = dataclasses.replace(
   config_file.load("tiny_addition"),
   pack=True,
-  steps=3,
+  method=methods.DrGrpo(),
+  steps=2,
   completion_length=12,
   evaluation=experiment.Evaluation(examples=1, batch=1),
   checkpoint=experiment.Checkpoint(every=1),
@@ -41,7 +43,7 @@ def test_a_packed_run_that_crashed_resumes_to_the_same_numbers(
 
   def crash(self, rollout):
     calls.append(1)
-    if len(calls) == 3:
+    if len(calls) == 2:
       raise RuntimeError("power cut")
     return pack(self, rollout)
 
@@ -49,7 +51,7 @@ def test_a_packed_run_that_crashed_resumes_to_the_same_numbers(
   with pytest.raises(RuntimeError, match="power cut"):
     _train(tmp_path, "crashed")
   resumed = _train(tmp_path, "crashed", resume=True)
-  assert len(calls) == 4  # the last step twice
+  assert len(calls) == 3  # the last step twice
   for one, other in zip(packed, resumed, strict=True):
     for name in ("reward", "grad_norm", "entropy", "packing/efficiency"):
       assert one[name] == other[name], name

@@ -33,9 +33,6 @@ _GEMMA = dataclasses.replace(
 )
 CONFIGS = {
   "llama": _LLAMA,
-  "mistral": dataclasses.replace(
-    _LLAMA, family="mistral", window=3, layer_windows=(True,) * 2
-  ),
   "qwen3": dataclasses.replace(
     _LLAMA,
     family="qwen3",
@@ -104,7 +101,7 @@ class ScoreTest(chex.TestCase):
     _close(_probe(name)(_params(name), _packed(rollout)), expected)
     self.assertGreater(optax.tree.norm(expected[0]), 0.1)
 
-  @parameterized.parameters("mistral", "qwen3", "gemma2")
+  @parameterized.parameters("qwen3", "gemma2")
   def test_families_score_as_with_padded_rows(self, name):
     fn = jax.jit(
       lambda params, rollout: _kept(_score(name)(params, rollout), rollout)
