@@ -41,7 +41,7 @@ class Generation:
   logprobs: Float[Array, "N T"]
   behaviour_logprobs: Float[Array, "N T"]
   finish_reason: Int[Array, "N"]
-  checksum: UInt32[Array, "N"]
+  checksum: UInt32[Array, "N"] | None
 
 
 GenerateFn = Callable[
@@ -106,7 +106,7 @@ def make_generate(
     # Nothing is left to do for parameters from weight_sync on a mesh.
     params = linear.freeze(params, model.dtype)
     params = sharding.constrain_parameters(model.config, params)
-    seen = fingerprint.checksum(lora.trained(params))
+    seen = _checksum(params)
     uniforms = token_uniforms(key, sample_ids, length)
     logits, past = prefill(params, prompts, prompt_mask)
     first = draw(logits, uniforms[:, 0])
@@ -135,10 +135,18 @@ def make_generate(
       finish_reason=jnp.where(
         state.done, types.FINISH_STOP, types.FINISH_LENGTH
       ).astype(jnp.int32),
-      checksum=jnp.broadcast_to(seen, (count,)),
+      checksum=None if seen is None else jnp.broadcast_to(seen, (count,)),
     )
 
   return generate
+
+
+def _checksum(params):
+  """Of what is trained; None where one device samples from what it trains."""
+  trained = lora.trained(params)
+  if trained is params and sharding.mesh_in_use() is None:
+    return None
+  return fingerprint.checksum(trained)
 
 
 @struct.dataclass

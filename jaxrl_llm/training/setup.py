@@ -186,6 +186,8 @@ def functions(
     critic=values,
     attach=adapter.attach(config),
   )
+  if config.lora.rank or mesh is not None:  # as the sampler has it
+    train_step = _with_checksum(train_step, model.dtype)
   return Functions(
     model=model,
     method=method,
@@ -193,7 +195,7 @@ def functions(
     critic=values,
     schedule=optimizer.make_schedule(config.optimizer, steps=updates),
     score=scorer,
-    train_step=_with_checksum(train_step, model.dtype),
+    train_step=train_step,
     attach=adapter.attach(config),
     fresh=functools.partial(
       states.init_state, method=method, optimizer=chain, critic=values

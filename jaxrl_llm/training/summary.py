@@ -63,7 +63,7 @@ def sample_metrics(samples: collect.Samples, scored) -> dict[str, float]:
     "truncated": float(1 - finished.mean()),
     "zero_variance": float(np.mean(uniform)),
     "unscorable": float(1 - scorable.mean()),
-    "sync/checksum_sampler": float(out.checksum[0]),
+    **_checksum(out),
     **{f"failures/{k}": float(v) for k, v in scored.failures.items()},
     **{
       f"reward/{name}": float(np.nanmean(values))
@@ -71,6 +71,12 @@ def sample_metrics(samples: collect.Samples, scored) -> dict[str, float]:
       if np.isfinite(values).any()
     },
   }
+
+
+def _checksum(generation) -> dict[str, float]:
+  if generation.checksum is None:
+    return {}
+  return {"sync/checksum_sampler": float(generation.checksum[0])}
 
 
 def sample_rows(
