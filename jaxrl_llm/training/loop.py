@@ -125,17 +125,15 @@ class _Trainer:
   def __enter__(self):
     config = self._run.config
     resumed = self._first or None
-    main = processes.is_main()
-    self._writer = metric_files.NoWriter()
-    if main:
-      self._writer = metric_files.MetricsWriter(
-        self._folder, config.logging, resume_step=resumed
-      )
+    quiet = not processes.is_main()
+    self._writer = metric_files.MetricsWriter(
+      self._folder, config.logging, resume_step=resumed, quiet=quiet
+    )
     self._display = displays.Progress(
       total=config.steps,
       start=self._first,
       header=self._header(),
-      quiet=not main,
+      quiet=quiet,
     )
     self._handlers = {
       number: signal.signal(number, self._on_signal)

@@ -53,6 +53,7 @@ class MetricsWriter:
     logging: experiment.Logging,
     *,
     resume_step: int | None = None,
+    quiet: bool = False,
   ):
     """Opens the files.
 
@@ -61,11 +62,15 @@ class MetricsWriter:
       logging: which writers to use besides the files.
       resume_step: None starts new files; k keeps the lines of steps up to k
         and drops the rest (they come again), each file replaced atomically.
+      quiet: open and write nothing, as processes beside the main one do.
 
     Raises:
       ValueError: if logging.wandb is set and wandb is not installed.
     """
     self._folder = pathlib.Path(folder)
+    self._files, self._events, self._wandb = {}, None, None
+    if quiet:
+      return
     self._folder.mkdir(parents=True, exist_ok=True)
     self._wandb = _open_wandb(self._folder, logging.wandb, resume_step)
     for name in _FILES:
@@ -75,7 +80,6 @@ class MetricsWriter:
     self._files = {
       name: open(self._folder / name, "a", encoding="utf-8") for name in _FILES
     }
-    self._events = None
     if logging.tensorboard:
       import tensorboardX  # slow to import
 
@@ -131,6 +135,8 @@ class MetricsWriter:
     self.close()
 
   def _append(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
+    if name not in self._files:
+      return
     file = self._files[name]
     try:
       for row in rows:
@@ -150,24 +156,6 @@ class MetricsWriter:
       self._events.flush()
     if self._wandb is not None:
       self._wandb.log(numbers, step=step)
-
-
-class NoWriter:
-  """A MetricsWriter that writes nothing: of a process that is not the main."""
-
-  def write(self, step: int, metrics: Mapping[str, Any]) -> None:
-    """Nothing."""
-
-  def samples(self, step: int, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Nothing."""
-
-  def evaluation(
-    self, step: int, metrics: Mapping[str, Any], rows: Sequence = ()
-  ) -> None:
-    """Nothing."""
-
-  def close(self) -> None:
-    """Nothing."""
 
 
 def read(path: str | os.PathLike) -> list[dict[str, Any]]:

@@ -36,6 +36,17 @@ def test_what_is_not_finite_is_null_and_the_file_stays_json(tmp_path):
   assert rows == [{"step": 1, "text": "é\n\u2028<b>", "reward": None}]
 
 
+def test_a_quiet_writer_leaves_no_trace(tmp_path):
+  folder = tmp_path / "run"
+  with metrics.MetricsWriter(
+    folder, experiment.Logging(), quiet=True
+  ) as writer:
+    writer.write(1, {"reward": 0.5})
+    writer.samples(1, [{"completion": "4"}])
+    writer.evaluation(1, {"accuracy": 1.0}, [{"id": 0}])
+  assert not folder.exists()
+
+
 def test_resuming_keeps_lines_up_to_the_step_and_drops_a_torn_one(tmp_path):
   with metrics.MetricsWriter(tmp_path, QUIET) as writer:
     for step in range(1, 6):
