@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrl_llm.distributed import sharding
-from jaxrl_llm.models import api, layers, rope
+from jaxrl_llm.models import api, embedding, layers, rope
 from jaxrl_llm.models import cache as caches
 
 _POLICIES = {
@@ -108,11 +108,7 @@ class Decoder:
     return self.block.init(key, x, turns, None, past, None)["params"]
 
   def _embed(self, params, tokens):
-    # "clip": an id out of range stands on padding, which must stay finite.
-    # Its rows are cut by the vocabulary alone: a lookup is then local.
-    table = sharding.constrain(params["embed"], "vocab", None)
-    x = jnp.take(table, tokens, axis=0, mode="clip")
-    x = x.astype(self.dtype)
+    x = embedding.lookup(params["embed"], tokens).astype(self.dtype)
     if self.embed_scale is not None:
       # Rounded to the dtype before the product, as the models were trained.
       x = x * jnp.asarray(self.embed_scale, self.dtype)
