@@ -20,8 +20,10 @@ from jaxrl_llm.training import absent, estimate, experiment
 from jaxrl_llm.training import layout as layouts
 from pallas_kernels import aot, blocks
 
-_REFUSAL = re.compile(
-  r"\(([\d.]+)([KMG])\) exceeds available HBM \(([\d.]+)G\)"
+# What the compiler says of a program that is too large, early and late.
+_REFUSALS = (
+  re.compile(r"\(([\d.]+)([KMG])\) exceeds available HBM \([\d.]+G\)"),
+  re.compile(r"Used ([\d.]+)([KMG]) of [\d.]+G hbm"),
 )
 _UNITS = {"K": 2.0**10, "M": 2.0**20, "G": 2.0**30}
 
@@ -258,6 +260,18 @@ def _estimate(name, trace, run, available) -> Program:
   )
 
 
+def refused_bytes(message: str) -> float | None:
+  """Bytes that a program needs, of the compiler's refusal; None if it is none.
+
+  Args:
+    message: of the compiler's error.
+  """
+  for refusal in _REFUSALS:
+    if found := refusal.search(message):
+      return float(found[1]) * _UNITS[found[2]]
+  return None
+
+
 def _compile(name, trace, run, available) -> Program:
   start = time.perf_counter()
   traced = trace()
@@ -265,10 +279,9 @@ def _compile(name, trace, run, available) -> Program:
   try:
     compiled = traced.lower().compile()
   except jax.errors.JaxRuntimeError as error:
-    found = _REFUSAL.search(str(error))
-    if not found:
+    needed = refused_bytes(str(error))
+    if needed is None:
       raise
-    needed = float(found[1]) * _UNITS[found[2]]
     return Program(
       name=name,
       needed=needed,

@@ -133,3 +133,19 @@ def test_wrong_topologies_are_one_line(topology, message, capsys):
   assert cli.main(args) == 2
   error = capsys.readouterr().err.strip()
   assert message in error and "\n" not in error
+
+
+@pytest.mark.parametrize(
+  ("message", "needed"),
+  [
+    ("... size (31.10G) exceeds available HBM (15.75G)", 31.10 * 2**30),
+    (
+      "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 21.27G"
+      " of 15.75G hbm. Exceeded hbm capacity by 5.52G.",
+      21.27 * 2**30,
+    ),
+    ("INTERNAL: Mosaic failed to compile", None),
+  ],
+)
+def test_a_refusal_of_the_compiler_says_how_much_is_needed(message, needed):
+  assert plan.refused_bytes(message) == needed
