@@ -123,3 +123,9 @@ def test_the_package_imports_without_the_heavy_frameworks():
     check=True,
   )
   assert out.stdout.strip() == "[]", out.stdout
+
+
+def test_test_files_have_names_of_their_own():
+  # pytest imports them by their names alone, and leaves out a second one.
+  names = [path.name for path in (ROOT / "tests").rglob("*_test.py")]
+  assert sorted(set(names)) == sorted(names)

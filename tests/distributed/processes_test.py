@@ -1,5 +1,5 @@
 """What processes do together, in a process on its own; see also
-tests/training/processes_test.py, where there are several."""
+tests/training/several_processes_test.py, where there are several."""
 
 import jax
 import numpy as np
