@@ -114,7 +114,8 @@ class _Parent:
   def _write(self, start: int, line: bytes) -> None:
     if any(text in line for text in _FATAL):
       self._fatal += line
-    if line and not self._fatal and not _NOISE.match(line):
+    ours = line.startswith(b"jaxrl: ")  # it may come amid the dump
+    if line and (ours or not self._fatal) and not _NOISE.match(line):
       os.write(self._outputs[start], line)
 
 

@@ -55,6 +55,18 @@ def test_an_abort_of_the_runtime_is_one_line():
   assert line.startswith("jaxrl: process 0, 2 of this run was lost")
 
 
+def test_a_line_of_our_own_amid_the_dump_is_heard():
+  process = _start(
+    f"print({DUMP!r}, file=sys.stderr)\n"
+    "print('jaxrl: another process was lost', file=sys.stderr)\n"
+    "print('    @ 0x7fb139ca8eec  (unknown)', file=sys.stderr)\n"
+    f"sys.exit({guard.LOST})"
+  )
+  _, err = process.communicate(timeout=30)
+  assert process.returncode == guard.LOST
+  assert err == "jaxrl: another process was lost\n"
+
+
 def test_another_abort_keeps_its_words():
   process = _start("print('why', file=sys.stderr, flush=True); os.abort()")
   _, err = process.communicate(timeout=30)
