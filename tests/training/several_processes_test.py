@@ -118,7 +118,7 @@ def test_four_processes_lose_the_first_and_one_process_goes_on(
   for one, other in zip(
     ours["metrics.jsonl"], theirs["metrics.jsonl"], strict=True
   ):
-    assert one["sync/checksum_sampler"] == one["sync/checksum_trainer"]
+    assert one.get("sync/checksum_sampler") == one.get("sync/checksum_trainer")
     # Other devices: other bytes travel, and the last bits differ.
     for name in (name for name in one if not name.startswith("sync/")):
       np.testing.assert_allclose(
