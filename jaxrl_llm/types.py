@@ -4,7 +4,8 @@ Letters: N = B * G rows, groups contiguous; B prompts; G completions a prompt;
 S prompt length; T completion length; D width; V vocabulary; K reward parts.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from flax import struct
@@ -71,9 +72,11 @@ class Rollout:
       names: behaviour_logprobs [N, T]; reward_components [N, K],
       NaN where one does not apply, and reward_weights [N, K]; with the need
       "old_scores" trainer_logprobs, sampler_logprobs, old_entropy, old_values
-      [N, T]; rollout_is, keep [N, T], factors of the policy loss; metric/NAME
-      [], which the step logs as NAME; returns [N, T], a critic's targets; stale
-      [N], 1 on rows that an older policy sampled; greedy_rewards [N].
+      [N, T], prompt_logprobs [N, S] and what the method measures; what its
+      passes find [N, T]; what its plan adds; rollout_is, keep [N, T], factors
+      of the policy loss; metric/NAME [], which the step logs as NAME; returns
+      [N, T], a critic's targets; stale [N], 1 on rows that an older policy
+      sampled; greedy_rewards [N].
     packing: how the rows are scored without their padding, or None: with it.
     group_size: G, a Python int known at trace time.
   """
@@ -101,12 +104,15 @@ class Scores:
     entropy: [N, T] entropy (nats) of each token's distribution, or None.
     hidden: [N, T, D] final hidden states, or None.
     values: [N, T] expected return from each position on, or None.
+    prompt_logprobs: [N, S] log-probability (nats) of each prompt token after
+      those before it, 0 on the first one and on padding, or None.
   """
 
   logprobs: Float[Array, "N T"]
   entropy: Float[Array, "N T"] | None = None
   hidden: Float[Array, "N T D"] | None = None
   values: Float[Array, "N T"] | None = None
+  prompt_logprobs: Float[Array, "N S"] | None = None
 
 
 @struct.dataclass
@@ -168,6 +174,31 @@ class SelectionFn(Protocol):
 
 
 @runtime_checkable
+class MeasureFn(Protocol):
+  """Condenses what only a forward knows to what a method keeps of it."""
+
+  def __call__(self, scores: Scores, rollout: Rollout) -> dict[str, Array]:
+    """Returns {name: [N, ...]}; a row knows nothing of other rows."""
+
+
+@runtime_checkable
+class PrepareFn(Protocol):
+  """Finds what an objective needs to know of its whole batch."""
+
+  def __call__(
+    self,
+    rollout: Rollout,
+    advantages: Float[Array, "N T"],
+    scores: Scores | None,
+  ) -> Rollout:
+    """Returns the rollout with constants in extras, [N, ...] or [].
+
+    `scores` is of the policy as it is now, without gradient; None unless the
+    method needs "now_scores".
+    """
+
+
+@runtime_checkable
 class Weighting(Protocol):
   """How much each token counts; made once per step from the whole batch."""
 
@@ -191,6 +222,21 @@ class ObjectiveFn(Protocol):
     """Returns the sum to minimise and sums to log (they add over batches)."""
 
 
+class Pass(NamedTuple):
+  """One more scoring of the same completions, under another prompt.
+
+  Attributes:
+    name: of the array [N, T] in extras that holds the log-probabilities of
+      the policy before the first update.
+    prompts: name of the prompts [N, S'] in extras, equal within a group.
+    prompt_mask: name of their mask.
+  """
+
+  name: str
+  prompts: str
+  prompt_mask: str
+
+
 class RolloutTransform(NamedTuple):
   """A pair of pure functions over rollouts, in the manner of optax.
 
@@ -205,6 +251,23 @@ class RolloutTransform(NamedTuple):
   observe: Callable[[State, Metrics], State] = lambda state, metrics: state
 
 
+class Extra(NamedTuple):
+  """An array that a plan adds to Rollout.extras.
+
+  Attributes:
+    shape: "N" first, then "T", "S" or numbers.
+    dtype: of its elements.
+  """
+
+  shape: tuple[str | int, ...] = ("N",)
+  dtype: Any = np.float32
+
+  def zeros(self, **sizes: int) -> np.ndarray:
+    """An array of that shape; N, S and T as named."""
+    shape = [sizes[n] if isinstance(n, str) else n for n in self.shape]
+    return np.zeros(shape, self.dtype)
+
+
 class Plan(NamedTuple):
   """Which samples a step is made of: host code before the step.
 
@@ -217,9 +280,9 @@ class Plan(NamedTuple):
     init: () -> state, a dict of JSON values and numpy arrays, nested; it is
       saved with every checkpoint, so that a resumed run is bitwise the same.
     gather: (sampler, state) -> (groups, state, metrics as plain floats).
-    extras: names of the [N] float32 arrays that it adds to Rollout.extras.
+    extras: {name: Extra}, the arrays that it adds to Rollout.extras.
   """
 
   init: Callable[[], dict[str, Any]]
   gather: Callable[..., tuple[Any, dict[str, Any], dict[str, float]]]
-  extras: tuple[str, ...] = ()
+  extras: Mapping[str, Extra] = MappingProxyType({})

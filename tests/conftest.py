@@ -14,6 +14,9 @@ import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# The runtime's threads: where all of them wait for one another's part of a
+# collective, a device whose part has not begun is never given one.
+os.environ.setdefault("PJRT_NPROC", "32")
 # Workers and commands that a test starts inherit the folder of the first.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
   folder = tempfile.mkdtemp(prefix="jaxrl-programs-")

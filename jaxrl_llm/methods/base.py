@@ -19,10 +19,37 @@ from jaxrl_llm.transforms import chain
 # What a method may need the step to compute for it.
 #   ref_logprobs  rollout.ref_logprobs, by the frozen reference
 #   entropy, hidden, values  these fields of Scores
+#   prompt_logprobs  the same
 #   old_scores  one forward before the transform: the trainer's old_logprobs,
-#               extras trainer_logprobs, sampler_logprobs and, for the fields
-#               of Scores that are needed, old_entropy, old_values
-NEEDS = frozenset({"ref_logprobs", "entropy", "hidden", "values", "old_scores"})
+#               extras trainer_logprobs, sampler_logprobs, what the method
+#               measures and, for the fields of Scores that are needed,
+#               old_entropy, old_values, prompt_logprobs
+#   now_scores  one forward before each update, for `prepare`
+NEEDS = frozenset(
+  {
+    "ref_logprobs",
+    "entropy",
+    "hidden",
+    "values",
+    "prompt_logprobs",
+    "old_scores",
+    "now_scores",
+  }
+)
+
+
+def nothing(scores: types.Scores, rollout: types.Rollout) -> dict[str, Array]:
+  """The measure of most methods."""
+  del scores, rollout
+  return {}
+
+
+def as_it_is(
+  rollout: types.Rollout, advantages: Array, scores: types.Scores | None
+) -> types.Rollout:
+  """The preparation of most methods."""
+  del advantages, scores
+  return rollout
 
 
 def everything(rollout: types.Rollout, advantages: Array) -> types.Rollout:
@@ -37,11 +64,17 @@ class Method:
 
   Attributes:
     plan: which samples make a step, on the host; one round of B by default.
+    measure: (scores, rollout) -> {name: [N, ...]} for extras, row by row on any
+      piece of the batch, from the forward of "old_scores": what is too large to
+      keep ([N, T, D]) is condensed there.
+    passes: further scorings of the same completions, see types.Pass.
     transform: rollout -> rollout with state, on the whole batch.
     advantage: rollout -> credit [N] or [N, T], on the whole batch.
     selection: (rollout, advantages [N, T]) -> rollout, on the whole batch: what
       compares tokens of different rows, credit in hand, and writes what it
       finds into extras (Clip-Cov); a piece of the batch could not.
+    prepare: (rollout, advantages, scores) -> rollout, on the whole optimizer
+      batch before each update: sums over it that the objective needs.
     weighting: (mask, weights) -> [N, T], on the whole optimizer batch.
     objective: (scores, rollout, advantages, weights) -> (sum, metrics), on
       any piece of it.
@@ -56,6 +89,9 @@ class Method:
   objective: types.ObjectiveFn
   transform: types.RolloutTransform = chain.identity()
   selection: types.SelectionFn = everything
+  measure: types.MeasureFn = nothing
+  passes: tuple[types.Pass, ...] = ()
+  prepare: types.PrepareFn = as_it_is
   needs: frozenset[str] = frozenset()
   plan: types.Plan = plans.one_round()
   min_group_size: int = 2
@@ -68,6 +104,8 @@ class Method:
       raise ValueError(
         f"needs may hold {', '.join(sorted(NEEDS))}; got {unknown[0]!r}."
       )
+    if self.measure is not nothing and "old_scores" not in self.needs:
+      raise ValueError("a method that measures needs 'old_scores'.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

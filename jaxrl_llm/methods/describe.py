@@ -19,6 +19,10 @@ _NEEDS = {
   "entropy": "the entropy of every token, from the forwards there are",
   "hidden": "final hidden states, from the forwards there are",
   "values": "a critic on the policy's hidden states, with its own optimizer",
+  "prompt_logprobs": "log-probs of the prompts' own tokens, prompts once more",
+  "now_scores": "a scoring forward of the policy before each update",
+  "passes": "a scoring forward of the policy under another prompt, once a step",
+  "annotated": "what the host reads from the texts, step by step",
   "greedy_rewards": "one greedy completion a prompt, sampled and scored",
   "rounds": "further rounds of samples, where groups have no signal",
 }
@@ -208,8 +212,13 @@ def _text(config: base.MethodConfig) -> str:
 def _needs(method: base.Method) -> Iterator[str]:
   """Keys of _NEEDS, of the step and of the plan."""
   yield from (need for need in _NEEDS if need in method.needs)
+  if method.passes:
+    yield "passes"
   yield from (name for name in method.plan.extras if name in _NEEDS)
-  if "surplus" in method.plan.init():
+  memory = method.plan.init()
+  if "annotated" in memory:
+    yield "annotated"
+  if "surplus" in memory:
     yield "rounds"
 
 

@@ -94,7 +94,9 @@ def dynamic_sampling(
   return types.Plan(
     init=lambda: {"surplus": None, "inner": inner.init()},
     gather=gather,
-    extras=(*inner.extras, "stale") if max_age else inner.extras,
+    extras={**inner.extras, "stale": types.Extra()}
+    if max_age
+    else inner.extras,
   )
 
 

@@ -30,7 +30,7 @@ class Groups:
     version: [groups] int64, steps that the policy which sampled each had been
       trained.
     weights: [N] float32, 0 for rows that must not be learnt from.
-    extras: {name: [N] float32} for Rollout.extras.
+    extras: {name: [N, ...]} for Rollout.extras.
   """
 
   samples: collect.Samples

@@ -10,7 +10,7 @@ second round in a step are numbered on from those of the first.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,7 @@ class Sampler:
     greedy: Callable[[Sequence[Any]], Any],
     score: Callable[[Any], Any],
     version: int | None = None,
+    tokenizer: Any = None,
   ):
     """One sampler a step.
 
@@ -45,8 +46,10 @@ class Sampler:
       score: (samples) -> rewards.scored.Scored.
       version: steps that the sampling policy was trained; None means `step`,
         the policy that will be trained.
+      tokenizer: of the model, for plans that read texts.
     """
     self.step = step
+    self.tokenizer = tokenizer
     self.version = step if version is None else version
     self.batch_size = batch_size
     self._problems, self._collect = problems, collect
@@ -106,4 +109,40 @@ def greedy_baseline(inner: types.Plan | None = None) -> types.Plan:
     mean = float(rewards[known].mean()) if known.any() else 0.0
     return found, state, metrics | {"plan/greedy_reward": mean}
 
-  return types.Plan(inner.init, gather, (*inner.extras, "greedy_rewards"))
+  extras = {**inner.extras, "greedy_rewards": types.Extra()}
+  return types.Plan(inner.init, gather, extras)
+
+
+def annotated(
+  annotate: Callable[..., tuple[dict[str, np.ndarray], Any, dict[str, float]]],
+  extras: Mapping[str, types.Extra],
+  *,
+  init: Callable[[], dict[str, Any]] = dict,
+  inner: types.Plan | None = None,
+) -> types.Plan:
+  """Adds what is read from the texts of completions to Rollout.extras.
+
+  State: "annotated", what `annotate` remembers from step to step (a table by
+  prompt id, say); "inner".
+
+  Args:
+    annotate: (groups, state, tokenizer) -> (extras, state, metrics), host
+      code; groups.samples has the texts, the tokens and the problems, whose
+      ids are the prompts' own. Arrays are as `extras` says.
+    extras: names, shapes and dtypes of the arrays.
+    init: () -> the first state: JSON values and numpy arrays, nested.
+    inner: gathers the groups; None takes one round.
+  """
+  inner = inner or one_round()
+
+  def gather(sampler, state):
+    found, below, metrics = inner.gather(sampler, state["inner"])
+    arrays, own, more = annotate(found, state["annotated"], sampler.tokenizer)
+    found = found.replace(extras=found.extras | arrays)
+    return found, {"annotated": own, "inner": below}, metrics | more
+
+  return types.Plan(
+    init=lambda: {"annotated": init(), "inner": inner.init()},
+    gather=gather,
+    extras={**inner.extras, **extras},
+  )

@@ -48,6 +48,10 @@ def evaluate(
   rollout, _ = method.transform.update(rollout, method.transform.init())
   advantages = base.per_token(method.advantage(rollout), rollout.mask)
   rollout = method.selection(rollout, advantages)
+  now = jax.lax.stop_gradient(scores)
+  rollout = method.prepare(
+    rollout, advantages, now if "now_scores" in method.needs else None
+  )
   weights = method.weighting(rollout.mask, rollout.weights)
 
   def total(scores):
@@ -209,22 +213,25 @@ def _only_needed(method, scores, rollout):
   needed = method.needs
   if "values" not in needed:
     scores = scores.replace(values=None)
+  rollout = rollouts.with_extras(rollout, method.plan.extras)
   if "old_scores" in needed:
-    rollout = _with_old_scores(scores, rollout)
-  if "greedy_rewards" in method.plan.extras:
-    rollout = _with_greedy_rewards(rollout)
+    rollout = _with_old_scores(method, scores, rollout)
+  rollout = _with_passes(method, rollout)
   return (
     types.Scores(
       logprobs=scores.logprobs,
       entropy=scores.entropy if "entropy" in needed else None,
       hidden=scores.hidden if "hidden" in needed else None,
       values=scores.values,
+      prompt_logprobs=scores.prompt_logprobs
+      if "prompt_logprobs" in needed
+      else None,
     ),
     rollout if "ref_logprobs" in needed else rollout.replace(ref_logprobs=None),
   )
 
 
-def _with_old_scores(scores, rollout):
+def _with_old_scores(method, scores, rollout):
   """As the step before its first update, with a sampler 0.2 nats away."""
   gap = 0.2 * jnp.sin(jnp.arange(rollout.mask.size))
   found = {
@@ -232,20 +239,19 @@ def _with_old_scores(scores, rollout):
     "sampler_logprobs": rollout.old_logprobs + gap.reshape(rollout.mask.shape),
     "old_entropy": scores.entropy,
     "old_values": scores.values,
+    "prompt_logprobs": scores.prompt_logprobs,
   }
+  found |= method.measure(scores, rollout)
   found = {name: x for name, x in found.items() if x is not None}
   return rollout.replace(extras=found | rollout.extras)
 
 
-def _with_greedy_rewards(rollout):
-  """As the plan, greedy decoding half way between a prompt's completions."""
-  grouped = rollout.rewards.reshape(-1, rollout.group_size)
-  counted = rollout.weights.reshape(grouped.shape) > 0
-  low = jnp.where(counted, grouped, jnp.inf).min(axis=1)
-  high = jnp.where(counted, grouped, -jnp.inf).max(axis=1)
-  middle = jnp.where(counted.any(axis=1), 0.5 * (low + high), 0.0)
-  greedy = jnp.repeat(middle, rollout.group_size)
-  return rollout.replace(extras=rollout.extras | {"greedy_rewards": greedy})
+def _with_passes(method, rollout):
+  """Under another prompt every completion is a little less likely."""
+  tokens = jnp.arange(rollout.mask.size).reshape(rollout.mask.shape)
+  found = rollout.old_logprobs - 0.5 - 0.3 * jnp.cos(tokens)
+  extras = {extra.name: found for extra in method.passes}
+  return rollout.replace(extras=extras | rollout.extras)
 
 
 def _piece(tree, index, pieces):

@@ -1,8 +1,9 @@
 """Numbers computed by official code, and how ours are compared with them.
 
-A file holds {"produced_by", "conventions", "cases"}; a case holds "kind",
-"name", "fixture", "inputs", "params" and "outputs". Numbers that are not
-finite are the strings "nan", "inf" and "-inf".
+A file holds {"produced_by", "conventions", "cases"}; a case holds "inputs",
+"params" and "outputs", and may hold "kind", "name", "fixture" or "desc", and
+"do_not_match": why ours must differ. Numbers that are not finite are the
+strings "nan", "inf" and "-inf"; null is NaN.
 """
 
 from collections.abc import Iterator, Mapping
@@ -24,12 +25,14 @@ class Case:
   Attributes:
     kind: what was called ("advantage", "policy_loss", ...).
     name: the variant, as its library names it.
-    fixture: which inputs.
+    fixture: which inputs, or what there is to see in them.
     inputs: arrays by name; texts and records as they are.
     params: options of the call.
     outputs: arrays by name; nested dicts stay as they are.
     source: the library, file and version; that of the case, else of its file.
     conventions: of its file; how closely to compare is among them.
+    slug: name of the file, which is the method's for that of one method.
+    do_not_match: why the outputs are not to be reproduced; "" if they are.
   """
 
   kind: str
@@ -40,6 +43,8 @@ class Case:
   outputs: Mapping[str, Any]
   source: str
   conventions: str
+  slug: str
+  do_not_match: str
 
   @property
   def library(self) -> str:
@@ -99,14 +104,16 @@ def _cases(path: pathlib.Path) -> Iterator[Case]:
   content = json.loads(path.read_text(encoding="utf-8"))
   for case in content["cases"]:
     yield Case(
-      kind=case["kind"],
-      name=case["name"],
-      fixture=case["fixture"],
+      kind=case.get("kind", "method"),
+      name=case.get("name", path.stem),
+      fixture=case.get("fixture", case.get("desc", "")),
       inputs={k: _array(v) for k, v in case["inputs"].items()},
       params=case["params"],
       outputs=case["outputs"],
       source=case.get("source", content["produced_by"]),
       conventions=content.get("conventions", ""),
+      slug=path.stem,
+      do_not_match=case.get("do_not_match", ""),
     )
 
 
@@ -119,5 +126,5 @@ def _array(value: Any) -> Any:
 
 
 def _numbers(value: Any) -> np.ndarray:
-  """Float64 array of nested lists, in which "nan" and "inf" are strings."""
+  """Float64 array of nested lists; "nan" and "inf" are strings, None is NaN."""
   return np.asarray(np.asarray(value, dtype=object), dtype=np.float64)

@@ -1,6 +1,6 @@
 """Small random rollouts and what a scripted policy says about them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -127,18 +127,24 @@ def make_scores(
     scale: deviation of log-ratios in nats; 0 is on-policy.
 
   Returns:
-    Log-probs, entropy, and values of a critic that is a little wrong about
-    the mean reward of make_rollout, 1/2.
+    Log-probs, entropy, log-probs of the prompts, and values of a critic that
+    is a little wrong about the mean reward of make_rollout, 1/2.
   """
   keys = jax.random.split(jax.random.key(seed), 2)
   noise = scale * jax.random.normal(keys[0], rollout.mask.shape)
   entropy = jax.random.uniform(keys[1], rollout.mask.shape, maxval=2.0)
   error = 0.05 * jnp.sin(1.0 + seed + jnp.arange(rollout.mask.size))
   values = 0.5 + error.reshape(rollout.mask.shape)
+  prompts = rollout.prompt_mask.shape
+  unlikely = -1.5 - jnp.cos(jnp.arange(prompts[0] * prompts[1]))
+  seen = rollout.prompt_mask & jnp.roll(rollout.prompt_mask, 1, axis=1)
+  seen = seen.at[:, 0].set(False)
+  first = jnp.arange(prompts[0]) // rollout.group_size * rollout.group_size
   return types.Scores(
     logprobs=jnp.where(rollout.mask, rollout.old_logprobs + noise, 0.0),
     entropy=jnp.where(rollout.mask, entropy, 0.0),
     values=jnp.where(rollout.mask, values, 0.0),
+    prompt_logprobs=jnp.where(seen, unlikely.reshape(prompts)[first], 0.0),
   )
 
 
@@ -166,6 +172,43 @@ def scripted_score(
     )
 
   return score
+
+
+def _greedy_rewards(rollout):
+  """As the plan, greedy decoding half way between a prompt's completions."""
+  grouped = rollout.rewards.reshape(-1, rollout.group_size)
+  counted = rollout.weights.reshape(grouped.shape) > 0
+  low = jnp.where(counted, grouped, jnp.inf).min(axis=1)
+  high = jnp.where(counted, grouped, -jnp.inf).max(axis=1)
+  middle = jnp.where(counted.any(axis=1), 0.5 * (low + high), 0.0)
+  return jnp.repeat(middle, rollout.group_size)
+
+
+def _no_rows(rollout):
+  return jnp.zeros(rollout.rewards.shape)
+
+
+# What plans add to rollouts, by name: rollout -> array.
+EXTRAS: dict[str, Callable[[types.Rollout], Array]] = {
+  "greedy_rewards": _greedy_rewards,
+  "stale": _no_rows,
+}
+
+
+def with_extras(
+  rollout: types.Rollout, extras: Mapping[str, types.Extra]
+) -> types.Rollout:
+  """The rollout with arrays of the kind that a method's plan adds.
+
+  Args:
+    rollout: from make_rollout; what it has already stays.
+    extras: of the plan.
+
+  Raises:
+    KeyError: for a name that EXTRAS does not have.
+  """
+  found = {name: EXTRAS[name](rollout) for name in extras}
+  return rollout.replace(extras=found | rollout.extras)
 
 
 def _repeat(key, groups, group_size, prompt_length, vocab_size):

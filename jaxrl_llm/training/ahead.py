@@ -1,7 +1,8 @@
 """Compiles the train step beside the first rollout instead of after it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 import concurrent.futures
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -58,7 +59,7 @@ def example_rollout(
   completion_length: int,
   *,
   rewards: int = 0,
-  extras: Sequence[str] = (),
+  extras: Mapping[str, types.Extra] = MappingProxyType({}),
   versions: bool = False,
 ) -> types.Rollout:
   """Arrays of the shapes that a step is given; zeros.
@@ -70,13 +71,14 @@ def example_rollout(
     completion_length: T, tokens.
     rewards: K, columns of reward_components; 0 leaves them out, as
       Samples.rollout does without summary.with_components.
-    extras: names of the arrays [N] that the method's plan adds.
+    extras: the arrays that the method's plan adds.
     versions: what rollouts.Gathered.with_versions adds.
   """
   rows = prompts * group_size
   prompt, shape = (rows, prompt_length), (rows, completion_length)
   arrays = {"behaviour_logprobs": np.zeros(shape, np.float32)}
-  arrays |= {name: np.zeros(rows, np.float32) for name in extras}
+  sizes = {"N": rows, "S": prompt_length, "T": completion_length}
+  arrays |= {name: extra.zeros(**sizes) for name, extra in extras.items()}
   if versions:
     arrays["stale"] = np.zeros(rows, np.float32)
     arrays["policy_version"] = np.zeros(shape, np.int32)

@@ -70,6 +70,7 @@ class Gathering:
       greedy=clock.timed(
         "rollout", lambda problems: greedy(params, problems, step)
       ),
+      tokenizer=run.loaded.tokenizer,
       score=clock.timed(
         "reward", lambda samples: summary.score(self._pool, samples)
       ),

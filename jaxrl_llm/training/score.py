@@ -34,13 +34,33 @@ def make_score(
   Args:
     model: the decoder.
     temperature: that of the sampler; logits are divided by it.
-    needs: "entropy" and "hidden" are computed only when named here.
+    needs: "entropy", "hidden" and "prompt_logprobs" are computed only when
+      named here.
 
   Returns:
     A jittable function. rollout.group_size rows share each prompt; the rows of
     the rollout must be a multiple of it. Log-probabilities are float32 and 0
     outside the mask.
   """
+
+  def prompt_logprobs(params, rollout):
+    group = rollout.group_size
+    tokens, mask = rollout.prompts[::group], rollout.prompt_mask[::group]
+    rows = cache.Causal(mask)
+    hidden, _ = model.apply(params, tokens, rows.positions(), rows)
+    # The first token of a prompt is predicted by none.
+    real = (mask[:, 1:] & mask[:, :-1]).reshape(-1)
+    out = _token_logprob(
+      hidden[:, :-1].reshape(-1, hidden.shape[2]),
+      model.head(params),
+      tokens[:, 1:].reshape(-1),
+      real,
+      inv_temperature=1.0 / temperature,
+      softcap=model.config.final_softcap,
+      with_entropy=False,
+    )
+    found = out.logprob.reshape(len(tokens), -1)
+    return jnp.repeat(jnp.pad(found, ((0, 0), (1, 0))), group, axis=0)
 
   def score(params, rollout):
     padded = rollout.packing is None
@@ -55,7 +75,9 @@ def make_score(
       softcap=model.config.final_softcap,
       with_entropy="entropy" in needs,
     )
+    asked = "prompt_logprobs" in needs
     return types.Scores(
+      prompt_logprobs=prompt_logprobs(params, rollout) if asked else None,
       logprobs=spread(out.logprob),
       entropy=spread(out.entropy) if "entropy" in needs else None,
       hidden=spread(hidden) if "hidden" in needs else None,

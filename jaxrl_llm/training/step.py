@@ -95,14 +95,22 @@ def make_train_step(
       rollout = rollout.replace(ref_logprobs=_map(logprobs, rollout, pieces))
     params = critics.Pair(state.params, state.critic_params)
     if rescored:
-      now = lambda part: whole(params, part)  # noqa: E731
-      scores = _map(now, rollout, pieces)
-      rollout = _with_old_scores(rollout, scores, replace=own)
+      now = lambda part: _old(whole(params, part), part, method)  # noqa: E731
+      found = _map(now, rollout, pieces)
+      rollout = _with_old_scores(rollout, found, replace=own)
+    for extra in method.passes:
+      logprobs = lambda part, extra=extra: (  # noqa: E731
+        whole(params, _under_another_prompt(part, extra)).logprobs
+      )
+      found = {extra.name: _map(logprobs, rollout, pieces)}
+      rollout = rollout.replace(extras=rollout.extras | found)
     rollout, method_state = method.transform.update(rollout, state.method_state)
     advantages = base.per_token(method.advantage(rollout), rollout.mask)
     rollout = method.selection(rollout, advantages)
     (params, opt_state), metrics = _updates(
-      _make_update(gradient, method, chain),
+      _make_update(
+        gradient, method, chain, _make_prepare(whole, method, micro_batches)
+      ),
       (params, critics.Pair(state.opt_state, state.critic_opt_state)),
       (rollout, advantages),
       mini_batches=mini_batches,
@@ -173,12 +181,26 @@ def _make_gradient(loss_fn, micro_batches):
   return gradient
 
 
-def _make_update(gradient, method, optimizer):
+def _make_prepare(score, method, micro_batches):
+  """(params, rollout, advantages) -> rollout as the objective wants it."""
+
+  def prepare(params, rollout, advantages):
+    scores = None
+    if "now_scores" in method.needs:
+      now = lambda part: score(params, part)  # noqa: E731
+      scores = jax.lax.stop_gradient(_map(now, rollout, micro_batches))
+    return method.prepare(rollout, advantages, scores)
+
+  return prepare
+
+
+def _make_update(gradient, method, optimizer, prepare):
   """One optimizer update over one mini-batch, weighed as a whole."""
 
   def update(carry, batch):
     params, opt_state = carry
     rollout, advantages = batch
+    rollout = prepare(params, rollout, advantages)
     weights = method.weighting(rollout.mask, rollout.weights)
     grads, (metrics, gap) = gradient(params, (rollout, advantages, weights))
     changes, opt_state = optimizer.update(grads, opt_state, params)
@@ -231,22 +253,37 @@ def _pi_old(rollout, logprobs) -> Array:
   return jnp.where(_stale(rollout), rollout.old_logprobs, logprobs)
 
 
-def _with_old_scores(rollout, scores, *, replace) -> types.Rollout:
+def _old(scores, rollout, method) -> dict[str, Array]:
+  """What is kept, by the names of extras, of a forward before the update."""
+  found = {
+    "trainer_logprobs": scores.logprobs,
+    "old_entropy": scores.entropy,
+    "old_values": scores.values,
+    "prompt_logprobs": scores.prompt_logprobs,
+  }
+  found |= method.measure(scores, rollout)
+  return {name: x for name, x in found.items() if x is not None}
+
+
+def _with_old_scores(rollout, found, *, replace) -> types.Rollout:
   """The rollout with what the policy said before the first update.
 
   On stale rows the trainer's and the sampler's log-probs are one, so that no
   correction for their difference comes on top of the ratio's.
   """
-  old = _pi_old(rollout, scores.logprobs)
-  found = {
-    "sampler_logprobs": rollout.old_logprobs,
-    "trainer_logprobs": old,
-    "old_entropy": scores.entropy,
-    "old_values": scores.values,
-  }
-  extras = {name: x for name, x in found.items() if x is not None}
-  rollout = rollout.replace(extras=rollout.extras | extras)
+  old = _pi_old(rollout, found["trainer_logprobs"])
+  found |= {"sampler_logprobs": rollout.old_logprobs, "trainer_logprobs": old}
+  rollout = rollout.replace(extras=rollout.extras | found)
   return rollout.replace(old_logprobs=old) if replace else rollout
+
+
+def _under_another_prompt(rollout, extra: types.Pass) -> types.Rollout:
+  """The same completions after the prompts that a pass names."""
+  return rollout.replace(
+    prompts=rollout.extras[extra.prompts],
+    prompt_mask=rollout.extras[extra.prompt_mask],
+    packing=None,
+  )
 
 
 def split(tree: Any, parts: int) -> Any:

@@ -1,6 +1,11 @@
-"""From a golden case to our public functions, one module a kind of number."""
+"""From a golden case to our public functions.
+
+Of the peers' files one module a kind of number; of the file of one method the
+module of its name, whose adapt() takes every case of it.
+"""
 
 from collections.abc import Callable
+import importlib
 from typing import Any
 
 from golden_adapters import (
@@ -40,7 +45,26 @@ ADAPTERS: dict[tuple[str, str, str], Adapter] = {
 
 def find(case: golden.Case) -> Adapter:
   """The adapter of a case; a KeyError for one that nobody knows."""
+  if not case.slug.startswith("peers_"):
+    return _module(case.slug).adapt
   key = (case.library, case.kind, case.name)
   if key not in ADAPTERS:
     raise KeyError(f"no adapter for {key}: {case}")
   return ADAPTERS[key]
+
+
+def precision(case: golden.Case, output: str) -> dict[str, float]:
+  """How closely an output is to be compared where its file printed less.
+
+  A method's module says so in PRECISION: {output: {"rtol": ..., "atol": ...}}.
+  """
+  if case.slug.startswith("peers_"):
+    return {}
+  return getattr(_module(case.slug), "PRECISION", {}).get(output, {})
+
+
+def _module(slug: str):
+  try:
+    return importlib.import_module(f"golden_adapters.{slug}")
+  except ModuleNotFoundError:
+    raise KeyError(f"no module golden_adapters/{slug}.py") from None

@@ -16,12 +16,12 @@ class DynamicSamplingTest(chex.TestCase):
       contract.evaluate(inner.build(), scores, rollout),
       contract.evaluate(outer.build(), scores, rollout),
     )
-    self.assertEqual(inner.build().plan.extras, ())
-    self.assertEqual(outer.build().plan.extras, ("stale",))
+    self.assertEqual(inner.build().plan.extras, {})
+    self.assertEqual(tuple(outer.build().plan.extras), ("stale",))
 
   def test_its_rounds_are_those_of_the_methods_own_plan(self):
     method = methods.DynamicSampling(method=methods.Remax(), max_age=0).build()
-    self.assertEqual(method.plan.extras, ("greedy_rewards",))
+    self.assertEqual(tuple(method.plan.extras), ("greedy_rewards",))
     self.assertEqual(method.plan.init(), {"surplus": None, "inner": {}})
     self.assertEqual(method.min_group_size, 1)
 

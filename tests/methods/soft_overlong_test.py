@@ -90,4 +90,4 @@ class SoftOverlongTest(chex.TestCase):
     inner = methods.DynamicSampling(method=methods.Grpo(entropy_coef=0.1))
     outer = methods.SoftOverlong(method=inner).build()
     self.assertEqual(outer.needs, inner.build().needs)
-    self.assertEqual(outer.plan.extras, ("stale",))
+    self.assertEqual(tuple(outer.plan.extras), ("stale",))

@@ -45,7 +45,9 @@ def _score(params, rollout):
   chosen = jnp.where(rollout.mask, rollout.completions, 0)
   logprobs = logits[jnp.arange(T)[None, :], chosen]
   entropy = -(jnp.exp(logits) * logits).sum(axis=1)
+  seen = rollout.prompt_mask.at[:, 0].set(False)
   return types.Scores(
+    prompt_logprobs=jnp.where(seen, logits[0, rollout.prompts], 0.0),
     logprobs=jnp.where(rollout.mask, logprobs, 0.0),
     entropy=jnp.where(rollout.mask, entropy[None, :], 0.0),
     hidden=jnp.broadcast_to(params["table"], (*rollout.mask.shape, V)),
@@ -54,9 +56,9 @@ def _score(params, rollout):
 
 def _scorer(method):
   """Only what the step computes for the needs."""
-  kept = {"entropy"} & method.needs
+  kept = {"entropy", "prompt_logprobs"} & method.needs
   kept |= {"hidden"} if "values" in method.needs else method.needs & {"hidden"}
-  names = {"entropy", "hidden"} - kept
+  names = {"entropy", "hidden", "prompt_logprobs"} - kept
 
   def score(params, rollout):
     return _score(params, rollout).replace(**dict.fromkeys(names))
@@ -84,11 +86,10 @@ def _rollout(method):
     "reward_components": parts,
     "reward_weights": jnp.ones_like(parts),
   }
-  if "greedy_rewards" in method.plan.extras:
-    extras["greedy_rewards"] = jnp.full(B * G, 0.5, jnp.float32)
   if "stale" in method.plan.extras:
     extras["stale"] = (jnp.arange(B * G) == 3).astype(jnp.float32)
-  return rollout.replace(old_logprobs=old, ref_logprobs=None, extras=extras)
+  rollout = rollout.replace(old_logprobs=old, ref_logprobs=None, extras=extras)
+  return rollouts.with_extras(rollout, method.plan.extras)
 
 
 class Run:

@@ -30,7 +30,7 @@ def test_one_round_is_what_was_sampled():
   assert problem_ids(found) == [0, 1] and state == {} and metrics == {}
   np.testing.assert_array_equal(found.version, [3, 3])
   np.testing.assert_array_equal(found.weights, 1.0)
-  assert plan.extras == ()
+  assert plan.extras == {}
 
 
 def test_the_greedy_reward_stands_beside_each_row_of_its_prompt():
@@ -40,7 +40,7 @@ def test_the_greedy_reward_stands_beside_each_row_of_its_prompt():
   np.testing.assert_array_equal(
     found.extras["greedy_rewards"], [0.5, 0.5, -1, -1, 0, 0]
   )
-  assert plan.extras == ("greedy_rewards",)
+  assert tuple(plan.extras) == ("greedy_rewards",)
   assert found.extras["greedy_rewards"].dtype == np.float32
   np.testing.assert_allclose(metrics["plan/greedy_reward"], -1 / 6, rtol=1e-6)
 

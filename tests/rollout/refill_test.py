@@ -142,7 +142,7 @@ class DynamicSamplingTest(chex.TestCase):
     self.assertEqual((counts["surplus"], counts["dropped"]), (0, 2))
     self.assertEqual(problem_ids(after), [5, 6])
     self.assertNotIn("stale", found.extras)
-    self.assertEqual(dynamic.dynamic_sampling(max_age=0).extras, ())
+    self.assertEqual(dynamic.dynamic_sampling(max_age=0).extras, {})
 
   def test_what_is_not_found_is_padding_of_weight_0(self):
     script = [ONES, MIXED, ZEROS, ONES, ONES, ONES]
@@ -183,7 +183,7 @@ class DynamicSamplingTest(chex.TestCase):
     found, _, metrics = plan.gather(data.sampler(0), plan.init())
     self.assertEqual(problem_ids(found), [1, 2])
     np.testing.assert_array_equal(found.extras["greedy_rewards"], [1, 1, 0, 0])
-    self.assertEqual(plan.extras, ("greedy_rewards", "stale"))
+    self.assertEqual(tuple(plan.extras), ("greedy_rewards", "stale"))
     self.assertEqual(metrics["plan/greedy_reward"], 0.5)
 
   def test_it_goes_on_from_a_saved_state_as_if_never_stopped(self):
