@@ -3,6 +3,7 @@
 import numpy as np
 from scripted_sampler import Data, problem_ids
 
+from jaxrl_llm import types
 from jaxrl_llm.rollout import plans
 
 
@@ -62,3 +63,32 @@ def test_the_greedy_completion_is_not_among_what_was_seen():
   plans.greedy_baseline().gather(sampler, {})
   samples, scored = sampler.seen()
   assert len(samples.texts) == len(scored.rewards) == 4
+
+
+def _counting(found, state, tokenizer):
+  """Extras, memory and metrics that know how often each prompt was seen."""
+  assert tokenizer == "a tokenizer"
+  ids = [problem.id for problem in found.samples.problems]
+  seen = dict(state)
+  for index in ids:
+    seen[str(index)] = seen.get(str(index), 0) + 1
+  rows = np.repeat([seen[str(i)] for i in ids], found.group_size)
+  extras = {"times": rows.astype(np.float32)}
+  return extras, seen, {"plan/known": float(len(seen))}
+
+
+def test_what_is_read_from_texts_stands_in_extras_and_is_remembered():
+  shapes = {"times": types.Extra()}
+  plan = plans.annotated(_counting, shapes, inner=plans.greedy_baseline())
+  assert tuple(plan.extras) == ("greedy_rewards", "times")
+  rewards = [[1, 0], [0.5, 1]]
+  state = plan.init()
+  for step in range(2):
+    sampler = Data(rewards, greedy=[0, 0]).sampler(step)
+    sampler.tokenizer = "a tokenizer"
+    found, state, metrics = plan.gather(sampler, state)
+  np.testing.assert_array_equal(found.extras["times"], 2.0)
+  assert found.extras["greedy_rewards"].shape == (4,)
+  assert state == {"annotated": {"0": 2, "1": 2}, "inner": {}}
+  assert metrics["plan/known"] == 2.0 and "plan/greedy_reward" in metrics
+  assert types.Extra(("N", "T", 3), np.int32).zeros(N=4, T=2).shape == (4, 2, 3)
