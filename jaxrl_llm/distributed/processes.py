@@ -50,6 +50,7 @@ def initialize(given: cluster.Processes) -> None:
     guard.Lost: if the others do not come within five minutes.
   """
   cluster.check(given)
+  _give_threads(jax.config.jax_num_cpu_devices)
   if given.count == 1:
     return
   # A signal is agreed on between steps; the service would take SIGTERM first.
@@ -75,6 +76,16 @@ def initialize(given: cluster.Processes) -> None:
       f"the processes of this run did not meet{where} ({_short(error)}): look"
       " whether all were started and reach that address, then start all again."
     ) from error
+
+
+def _give_threads(devices: int) -> None:
+  """Enough for several programs at once on fake CPU devices.
+
+  The runtime has one thread a device. Two programs begun together can take
+  them all, each waiting for a device that then has none.
+  """
+  if devices > 1:
+    os.environ.setdefault("PJRT_NPROC", str(4 * devices))
 
 
 def _short(error: Exception) -> str:

@@ -1,11 +1,13 @@
 """What processes do together, in a process on its own; see also
 tests/training/several_processes_test.py, where there are several."""
 
+import os
+
 import jax
 import numpy as np
 import pytest
 
-from jaxrl_llm.distributed import processes
+from jaxrl_llm.distributed import cluster, processes
 
 
 @pytest.fixture
@@ -72,3 +74,13 @@ def test_which_errors_mean_that_a_process_is_gone(monkeypatch, error, lost):
   assert processes.lost(error) is None  # there is no other
   monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
   assert (processes.lost(error) is not None) == lost
+
+
+def test_fake_devices_have_threads_for_several_programs(monkeypatch):
+  monkeypatch.delenv("PJRT_NPROC", raising=False)
+  assert jax.config.jax_num_cpu_devices == 4  # conftest.py
+  processes.initialize(cluster.Processes(count=1))
+  assert os.environ["PJRT_NPROC"] == "16"
+  monkeypatch.setenv("PJRT_NPROC", "3")
+  processes.initialize(cluster.Processes(count=1))
+  assert os.environ["PJRT_NPROC"] == "3"
