@@ -8,10 +8,14 @@ tokens of a completion,
 
 Both hand a method two components of the reward: of the two halves of a
 completion, or, for sparse, one and none (NaN).
+
+Each token is a word or a number, so that a completion is a text that a plan can
+read: the last ids are the numbers that the answers name. No reward reads it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
@@ -27,8 +31,36 @@ TASKS = ("dense", "sparse")
 PARTS = ("first", "second")
 V, S, T, KINDS = 16, 2, 8, 4
 STOP = 0
+WORDS = (
+  *("", "Paris ", "Rome ", "Mars ", "hosts ", "Wait ", "But ", ". ", "\n"),
+  *(f"{number} " for number in range(9, V)),
+)
 # Compiling takes longer than running: the cheapest optimisation is the fastest.
 COMPILER = {"xla_backend_optimization_level": 0}
+
+
+class Words:
+  """One id a word of WORDS; see data.tokenizers.Tokenizer."""
+
+  vocab_size, pad_id, stop_ids = V, STOP, (STOP,)
+
+  def encode(self, text: str) -> list[int]:
+    """Ids of a text made of WORDS; raises ValueError on another."""
+    found = re.findall("|".join(map(re.escape, WORDS[1:])), text)
+    if "".join(found) != text:
+      raise ValueError(f"{text!r} is not made of the words of this task.")
+    return [WORDS.index(word) for word in found]
+
+  def decode(self, ids: Iterable[int]) -> str:
+    """The words one after another; that of STOP is empty."""
+    return "".join(WORDS[index] for index in ids)
+
+  def pieces(self, ids: Iterable[int]) -> list[bytes]:
+    """Each word by itself."""
+    return [WORDS[index].encode() for index in ids]
+
+
+TOKENIZER = Words()
 
 
 def problem(kind: int) -> sources.Problem:
@@ -93,17 +125,26 @@ class Engine:
     ids = np.arange(len(mask) * self.group_size, dtype=np.int32) + first_id
     keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(self.keys, number)
     out = jax.device_get(self.generate(params, prompts, mask, ids, keys))
-    return [
-      collect.Samples(
-        problems=[problem(kind) for kind in kinds[run]],
-        prompts=prompts[run],
-        prompt_mask=mask,
-        generation=jax.tree.map(lambda x, run=run: x[run], out),
-        prompt_texts=[""] * len(mask),
-        texts=[""] * len(ids),
-      )
-      for run in range(len(kinds))
+    parts = [
+      jax.tree.map(lambda x, run=run: x[run], out) for run in range(len(kinds))
     ]
+    return [
+      _samples(*of_run, mask)
+      for of_run in zip(kinds, prompts, parts, strict=True)
+    ]
+
+
+def _samples(kinds, prompts, generation, prompt_mask) -> collect.Samples:
+  """With the texts of one run's tokens."""
+  kept = zip(generation.completions, generation.mask, strict=True)
+  return collect.Samples(
+    problems=[problem(kind) for kind in kinds],
+    prompts=prompts,
+    prompt_mask=prompt_mask,
+    generation=generation,
+    prompt_texts=[TOKENIZER.decode(row) for row in prompts],
+    texts=[TOKENIZER.decode(row[mask]) for row, mask in kept],
+  )
 
 
 def make_engine(
@@ -176,6 +217,7 @@ class Rounds:
       collect=lambda problems, first: self._round(first // rows)[run],
       greedy=lambda problems: self._best(run, problems),
       score=lambda samples: score(TASKS[run // self._seeds], samples),
+      tokenizer=TOKENIZER,
     )
     self._samplers.append(sampler)
     return sampler

@@ -8,10 +8,10 @@ import sys
 import numpy as np
 import pytest
 
-from jaxrl_llm import methods
+from jaxrl_llm import methods, types
 from jaxrl_llm.data import sources
 from jaxrl_llm.methods import base, registry
-from jaxrl_llm.rollout import collect, engine
+from jaxrl_llm.rollout import collect, engine, plans, spans
 
 SCRIPTS = pathlib.Path(__file__).parents[1] / "scripts"
 sys.path.insert(0, str(SCRIPTS))
@@ -87,13 +87,43 @@ def test_to_beat_the_untrained_policy_is_to_do_so_in_every_seed(after, better):
   assert _result([0.1, 0.1], after, 0.01).beats_untrained() is better
 
 
+def test_texts_of_the_tasks_are_made_of_their_words():
+  words = compare_tasks.TOKENIZER
+  ids = [1, 4, 7, 8, 15, 9, 0]
+  text = words.decode(ids)
+  assert text == "Paris hosts . \n15 9 "
+  assert words.encode(text) == ids[:-1]
+  assert b"".join(words.pieces(ids)).decode() == text
+  for kind in range(compare_tasks.KINDS):
+    answer = compare_tasks.problem(kind).answer
+    assert words.decode([int(answer)]).strip() == answer
+  with pytest.raises(ValueError, match="'15 London' is not made of"):
+    words.encode("15 London")
+
+
+def _read(found, state, tokenizer):
+  """Which tokens wrote a number."""
+  texts = found.samples.texts
+  of_tokens = spans.completion_spans(found.samples, tokenizer)
+  numbers = [
+    [text[start:end].strip().isdigit() for start, end in row]
+    for text, row in zip(texts, of_tokens, strict=True)
+  ]
+  out = found.samples.generation
+  np.testing.assert_array_equal(numbers, (out.completions > 8) & out.mask)
+  return {"numbers": np.float32(numbers)}, state, {}
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Idle(base.MethodConfig):
-  """Dr. GRPO that learns nothing."""
+  """Dr. GRPO that reads numbers and learns nothing."""
 
   def build(self):
+    extras = {"numbers": types.Extra(("N", "T"))}
     return dataclasses.replace(
-      methods.DrGrpo().build(), advantage=lambda rollout: 0.0 * rollout.rewards
+      methods.DrGrpo().build(),
+      advantage=lambda rollout: 0.0 * rollout.extras["numbers"],
+      plan=plans.annotated(_read, extras),
     )
 
 

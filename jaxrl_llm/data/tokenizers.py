@@ -5,6 +5,7 @@ equal a stop id. `stop_ids` is every id at which the model means to end.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+import functools
 import json
 import pathlib
 import re
@@ -13,6 +14,8 @@ from typing import Any, Protocol, runtime_checkable
 import tokenizers as hf_tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 import transformers
+
+from jaxrl_llm.data import pieces
 
 # Tokens by which known chat templates end a turn.
 END_OF_TURN = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>")
@@ -39,6 +42,13 @@ class Tokenizer(Protocol):
 
   def decode(self, ids: Iterable[int]) -> str:
     """Text of ids; special tokens are dropped."""
+
+  def pieces(self, ids: Iterable[int]) -> list[bytes]:
+    """What each id adds to the text of all, in UTF-8; b"" where nothing.
+
+    Together they are the text that decode makes, once what is no UTF-8 is
+    replaced. A character may be spread over several of them.
+    """
 
   def chat(self, messages: Sequence[Message]) -> str:
     """Text of a conversation, ending where the assistant is to speak."""
@@ -97,6 +107,18 @@ class TextTokenizer:
       clean_up_tokenization_spaces=False,
     )
 
+  def pieces(self, ids: Iterable[int]) -> list[bytes]:
+    """What each id adds to the text.
+
+    Raises:
+      ValueError: of this kind of tokenizer it is not known.
+    """
+    return self._read(ids)
+
+  @functools.cached_property
+  def _read(self):
+    return pieces.reader(self._fast.backend_tokenizer)
+
   def chat(self, messages: Sequence[Message]) -> str:
     """Applies the chat template, with the generation prompt.
 
@@ -154,6 +176,10 @@ class CharTokenizer:
     """Text of ids; ids that are no character are dropped."""
     chars = (chr(int(i)) for i in ids)
     return "".join(c for c in chars if c == "\n" or " " <= c <= "~")
+
+  def pieces(self, ids: Iterable[int]) -> list[bytes]:
+    """Each character by itself."""
+    return [self.decode([index]).encode() for index in ids]
 
   def chat(self, messages: Sequence[Message]) -> str:
     """One line a turn, `role: content`, then `assistant:`."""
