@@ -54,14 +54,16 @@ def attach(
 
 
 def state_bytes(config: experiment.Experiment, base: Any) -> int:
-  """Parameters, gradients and optimizer state of a run, in all.
+  """Parameters, gradients, optimizer state and anchor of a run, in all.
 
   Args:
     config: the experiment.
     base: shapes and dtypes of the model's parameters.
   """
   learnt = jax.eval_shape(lambda base: start(config, base), base)
-  size = sum(_TRAINED_BYTES * leaf.size for leaf in jax.tree.leaves(learnt))
+  kept = jnp.dtype(config.optimizer.anchor_dtype).itemsize
+  each = _TRAINED_BYTES + (kept if config.optimizer.anchor else 0)
+  size = sum(each * leaf.size for leaf in jax.tree.leaves(learnt))
   if config.lora.rank:
     size += sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(base))
   return size

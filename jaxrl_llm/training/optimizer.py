@@ -1,7 +1,8 @@
-"""AdamW with clipping and the three usual learning-rate shapes."""
+"""AdamW with clipping, an anchor and the three usual learning-rate shapes."""
 
 import optax
 
+from jaxrl_llm.optimizers import anchored
 from jaxrl_llm.training import experiment
 
 
@@ -37,14 +38,26 @@ def make_schedule(
 def make_optimizer(
   config: experiment.Optimizer, *, steps: int
 ) -> optax.GradientTransformation:
-  """AdamW after clipping by global norm (0 does not clip)."""
-  adamw = optax.adamw(
-    make_schedule(config, steps=steps),
-    b1=config.b1,
-    b2=config.b2,
-    eps=config.eps,
-    weight_decay=config.weight_decay,
-  )
-  if not config.max_grad_norm:
-    return adamw
-  return optax.chain(optax.clip_by_global_norm(config.max_grad_norm), adamw)
+  """Clipping by global norm, AdamW, the anchor; 0 leaves first or last out."""
+  schedule = make_schedule(config, steps=steps)
+  parts = [
+    optax.adamw(
+      schedule,
+      b1=config.b1,
+      b2=config.b2,
+      eps=config.eps,
+      weight_decay=config.weight_decay,
+    )
+  ]
+  if config.max_grad_norm:
+    parts.insert(0, optax.clip_by_global_norm(config.max_grad_norm))
+  if config.anchor:
+    parts.append(
+      anchored.anchored_weight_decay(
+        schedule,
+        config.anchor,
+        norm=config.anchor_norm,
+        dtype=config.anchor_dtype,
+      )
+    )
+  return optax.chain(*parts) if len(parts) > 1 else parts[0]

@@ -21,6 +21,7 @@ from jaxrl_llm.distributed import mesh as meshes
 from jaxrl_llm.methods import base
 from jaxrl_llm.models import api, families, linear
 from jaxrl_llm.models.weights import resolve
+from jaxrl_llm.optimizers import anchored
 from jaxrl_llm.rewards import divided
 from jaxrl_llm.rewards import pool as pools
 from jaxrl_llm.rollout import collect
@@ -186,6 +187,8 @@ def functions(
     critic=values,
     attach=adapter.attach(config),
   )
+  if config.optimizer.anchor:
+    train_step = _with_drift(train_step)
   if config.lora.rank or mesh is not None:  # as the sampler has it
     train_step = _with_checksum(train_step, model.dtype)
   return Functions(
@@ -262,12 +265,24 @@ def _with_checksum(train_step, dtype):
   return checked
 
 
+def _with_drift(train_step):
+  """Adds how far the parameters are from where they are anchored."""
+
+  def measured(state, rollout, reference):
+    state, metrics = train_step(state, rollout, reference)
+    start = optax.tree.get(state.opt_state, "start")
+    drift = anchored.drift_norm(state.params, start)
+    return state, metrics | {"drift_norm": drift}
+
+  return measured
+
+
 def _critic(config, method, width, updates) -> critic.Critic | None:
   """The method's critic with the run's optimizer at a rate of its own."""
   if "values" not in method.needs:
     return None
   rate = config.optimizer.learning_rate * method.critic.critic_rate
-  own = dataclasses.replace(config.optimizer, learning_rate=rate)
+  own = dataclasses.replace(config.optimizer, learning_rate=rate, anchor=0.0)
   return critic.Critic(
     head=method.critic,
     width=width,

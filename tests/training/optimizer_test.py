@@ -74,3 +74,33 @@ class OptimizerTest(chex.TestCase):
     zeros = jax.tree.map(jnp.zeros_like, params)
     changes, _ = chain.update(zeros, chain.init(params), params)
     chex.assert_trees_all_close(changes, {"a": jnp.array([-0.1])}, atol=1e-6)
+
+
+class AnchorTest(chex.TestCase):
+  def _moves(self, **fields):
+    config = experiment.Optimizer(learning_rate=0.1, **fields)
+    chain = optimizer.make_optimizer(config, steps=3)
+    start = {"a": jnp.array([2.0, -1.0])}
+    now = {"a": jnp.array([3.0, -1.001])}
+    zeros = jax.tree.map(jnp.zeros_like, now)
+    return chain.update(zeros, chain.init(start), now)[0]["a"]
+
+  def test_it_pulls_to_the_start_at_the_learning_rate(self):
+    np.testing.assert_allclose(
+      self._moves(anchor=5.0, anchor_norm="l2"), [-0.5, 0.0005], atol=1e-6
+    )
+    np.testing.assert_allclose(
+      self._moves(anchor=1.0), [-0.1, 0.001], atol=1e-6
+    )
+
+  def test_none_keeps_no_copy_of_the_parameters(self):
+    params = {"a": jnp.ones(2)}
+    config = experiment.Optimizer()
+    chain = optimizer.make_optimizer(config, steps=3)
+    self.assertIsNone(optax.tree.get(chain.init(params), "start"))
+
+  def test_a_copy_in_bfloat16_is_half_as_large(self):
+    config = experiment.Optimizer(anchor=1.0, anchor_dtype="bfloat16")
+    chain = optimizer.make_optimizer(config, steps=3)
+    state = chain.init({"a": jnp.ones(2)})
+    self.assertEqual(optax.tree.get(state, "start")["a"].dtype, jnp.bfloat16)
