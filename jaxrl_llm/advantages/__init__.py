@@ -11,6 +11,10 @@ from jaxrl_llm.advantages.baselines import (
   rescaled_centred,
 )
 from jaxrl_llm.advantages.batch import batch_normalized, batch_scaled
+from jaxrl_llm.advantages.beta import (
+  beta_normalized,
+  beta_normalized_components,
+)
 from jaxrl_llm.advantages.components import combined, gdpo, normalized_sum
 from jaxrl_llm.advantages.gae import explained_variance, generalized_advantages
 from jaxrl_llm.advantages.group import (
@@ -35,6 +39,8 @@ __all__ = [
   "batch_normalized",
   "batch_scaled",
   "best_minus_second",
+  "beta_normalized",
+  "beta_normalized_components",
   "combined",
   "discounted_returns",
   "explained_variance",

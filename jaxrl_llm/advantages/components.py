@@ -10,7 +10,24 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxrl_llm import types
 from jaxrl_llm.advantages import batch, group
+
+
+def of_rollout(
+  rollout: types.Rollout,
+) -> tuple[Float[Array, "N K"], Float[Array, "K"]]:
+  """X and w as a run has them; a rollout without components has one reward.
+
+  Args:
+    rollout: with reward_components and reward_weights in extras, the latter
+      the same in every row, or with neither.
+  """
+  parts = rollout.extras.get("reward_components")
+  if parts is None:
+    parts = rollout.rewards[:, None]
+    return parts, jnp.ones(1, parts.dtype)
+  return parts, rollout.extras["reward_weights"][0]
 
 
 def combined(

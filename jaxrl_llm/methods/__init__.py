@@ -1,6 +1,7 @@
 """One paper, one file; METHODS lists them by hand."""
 
 from jaxrl_llm.methods.base import Method, MethodConfig
+from jaxrl_llm.methods.bnpo import Bnpo
 from jaxrl_llm.methods.bypass import Bypass
 from jaxrl_llm.methods.cispo import Cispo
 from jaxrl_llm.methods.clip_cov import ClipCov
@@ -38,6 +39,7 @@ from jaxrl_llm.methods.vespo import Vespo
 
 __all__ = [
   "METHODS",
+  "Bnpo",
   "Bypass",
   "Cispo",
   "ClipCov",

@@ -82,7 +82,7 @@ class Gdpo(base.MethodConfig):
     return token.whiten(spread, mask, ddof=self.ddof)
 
   def _estimate(self, estimator, rollout):
-    parts, factors = _components(rollout)
+    parts, factors = components.of_rollout(rollout)
     return estimator(
       parts,
       factors,
@@ -91,12 +91,3 @@ class Gdpo(base.MethodConfig):
       ddof=self.ddof,
       eps=self.eps,
     )
-
-
-def _components(rollout):
-  """X [N, K] and w [K]; the weights of a run are the same in every row."""
-  parts = rollout.extras.get("reward_components")
-  if parts is None:
-    parts = rollout.rewards[:, None]
-    return parts, jnp.ones(1, parts.dtype)
-  return parts, rollout.extras["reward_weights"][0]

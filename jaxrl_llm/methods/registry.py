@@ -3,6 +3,7 @@
 import difflib
 
 from jaxrl_llm.methods import base
+from jaxrl_llm.methods.bnpo import Bnpo
 from jaxrl_llm.methods.bypass import Bypass
 from jaxrl_llm.methods.cispo import Cispo
 from jaxrl_llm.methods.clip_cov import ClipCov
@@ -71,6 +72,7 @@ METHODS: dict[str, type[base.MethodConfig]] = {
   "ppo": Ppo,
   "kl_and_aggregation": KlAndAggregation,
   "top_entropy_mask": TopEntropyMask,
+  "bnpo": Bnpo,
 }
 
 # Other names that a method is known by.

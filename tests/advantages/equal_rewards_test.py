@@ -9,6 +9,7 @@ import numpy as np
 from jaxrl_llm.advantages import (
   baselines,
   batch,
+  beta,
   components,
   group,
   optimal_token,
@@ -81,6 +82,10 @@ BY_GROUP = {
   "gdpo": lambda r, **knobs: components.gdpo(*_two(r), **knobs),
   "optimal_token": _optimal(optimal_token.optimal_token_baseline),
   "tir_optimal_token": _optimal(optimal_token.tir_optimal_token_baseline),
+  "bnpo": beta.beta_normalized,
+  "bnpo_decomposed": lambda r, **knobs: beta.beta_normalized_components(
+    _two(r)[0], **knobs
+  ),
 }
 # Where all rewards of the batch must be equal: it is whitened as a whole.
 BY_BATCH = {

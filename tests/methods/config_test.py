@@ -150,6 +150,11 @@ class BuildTest(chex.TestCase):
       ),
       "Grpo has an entropy bonus already",
     ),
+    (methods.Bnpo(max_value=0.0), "min_value must be below max_value"),
+    (methods.Bnpo(dual_clip=1.0), "dual_clip must be above"),
+    (methods.Bnpo(ranges="0_1"), "for decompose; got '0_1'"),
+    (methods.Bnpo(decompose=True, ranges="0_1,3"), "got '3'"),
+    (methods.Bnpo(decompose=True, ranges="1_0"), "got 1.0 and 0.0"),
   )
   def test_a_bad_hyper_parameter_is_one_clear_line(self, config, message):
     with self.assertRaisesRegex(ValueError, message) as caught:
@@ -235,6 +240,7 @@ LEGAL = {
   ("soft_overlong", "stop_properly", -5.0): "it then is the reward itself",
   ("clip_cov", "cov_low", -5.0): "a covariance may be negative",
   ("clip_cov", "seed", -5): "any number seeds",
+  ("bnpo", "min_value", -5.0): "a reward may be negative",
 }
 
 

@@ -88,6 +88,7 @@ VARIANTS = {name: config() for name, config in methods.METHODS.items()} | {
     method=methods.DrGrpo(), entropy_coef=0.01
   ),
   "entropy_adaptive": methods.TopEntropyMask(rho=1.0, adaptive=True),
+  "bnpo_decomposed": methods.Bnpo(decompose=True, ranges="0_2"),
 }
 
 # Checks that a method cannot pass, and the mathematics of why.
