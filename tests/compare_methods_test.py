@@ -146,7 +146,7 @@ def test_one_command_compares_and_says_who_did_not_learn(
   shown = capsys.readouterr()
   assert "[ 1/3] remax" in shown.out
   assert "could not run broken: ValueError: a knob must be" in shown.err
-  assert "than the untrained policy on the dense task: idle\n" in shown.err
+  assert "than the untrained policy on its task: idle\n" in shown.err
   page = (tmp_path / "report.html").read_text()
   assert "<td title='T: A sentence.'>remax</td>" in page
   assert page.count("<svg") == 3 and "broken: ValueError" in page

@@ -10,6 +10,7 @@ from jaxrl_llm.methods.decoupled_ppo import DecoupledPpo
 from jaxrl_llm.methods.dppo import Dppo
 from jaxrl_llm.methods.dr_grpo import DrGrpo
 from jaxrl_llm.methods.dro import Dro
+from jaxrl_llm.methods.drpo import Drpo
 from jaxrl_llm.methods.dual_clip import DualClip
 from jaxrl_llm.methods.dynamic_sampling import DynamicSampling
 from jaxrl_llm.methods.gdpo import Gdpo
@@ -49,6 +50,7 @@ __all__ = [
   "DrGrpo",
   "DynamicSampling",
   "Dro",
+  "Drpo",
   "DualClip",
   "Gdpo",
   "Gmpo",

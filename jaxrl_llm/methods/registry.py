@@ -12,6 +12,7 @@ from jaxrl_llm.methods.decoupled_ppo import DecoupledPpo
 from jaxrl_llm.methods.dppo import Dppo
 from jaxrl_llm.methods.dr_grpo import DrGrpo
 from jaxrl_llm.methods.dro import Dro
+from jaxrl_llm.methods.drpo import Drpo
 from jaxrl_llm.methods.dual_clip import DualClip
 from jaxrl_llm.methods.dynamic_sampling import DynamicSampling
 from jaxrl_llm.methods.gdpo import Gdpo
@@ -73,6 +74,7 @@ METHODS: dict[str, type[base.MethodConfig]] = {
   "kl_and_aggregation": KlAndAggregation,
   "top_entropy_mask": TopEntropyMask,
   "bnpo": Bnpo,
+  "drpo": Drpo,
 }
 
 # Other names that a method is known by.

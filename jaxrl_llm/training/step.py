@@ -109,7 +109,10 @@ def make_train_step(
     rollout = method.selection(rollout, advantages)
     (params, opt_state), metrics = _updates(
       _make_update(
-        gradient, method, chain, _make_prepare(whole, method, micro_batches)
+        gradient,
+        method,
+        chain,
+        _make_prepare(whole, method, micro_batches, on_policy),
       ),
       (params, critics.Pair(state.opt_state, state.critic_opt_state)),
       (rollout, advantages),
@@ -181,15 +184,19 @@ def _make_gradient(loss_fn, micro_batches):
   return gradient
 
 
-def _make_prepare(score, method, micro_batches):
+def _make_prepare(score, method, micro_batches, on_policy):
   """(params, rollout, advantages) -> rollout as the objective wants it."""
 
   def prepare(params, rollout, advantages):
-    scores = None
-    if "now_scores" in method.needs:
-      now = lambda part: score(params, part)  # noqa: E731
-      scores = jax.lax.stop_gradient(_map(now, rollout, micro_batches))
-    return method.prepare(rollout, advantages, scores)
+    if "now_scores" not in method.needs:
+      return method.prepare(rollout, advantages, None)
+    now = lambda part: score(params, part)  # noqa: E731
+    scores = jax.lax.stop_gradient(_map(now, rollout, micro_batches))
+    seen = rollout
+    if on_policy:  # pi_old as the objective will have it
+      seen = seen.replace(old_logprobs=_pi_old(rollout, scores.logprobs))
+    prepared = method.prepare(seen, advantages, scores)
+    return prepared.replace(old_logprobs=rollout.old_logprobs)
 
   return prepare
 

@@ -87,6 +87,9 @@ VARIANTS = {name: config() for name, config in methods.METHODS.items()} | {
   "top_entropy_bonus": methods.TopEntropyMask(
     method=methods.DrGrpo(), entropy_coef=0.01
   ),
+  "drpo_sharp": methods.Drpo(
+    tau=0.5, kl_type="low_var_kl", max_length=10, threshold=None, report="code"
+  ),
   "entropy_adaptive": methods.TopEntropyMask(rho=1.0, adaptive=True),
   "bnpo_decomposed": methods.Bnpo(decompose=True, ranges="0_2"),
 }
