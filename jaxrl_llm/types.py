@@ -106,6 +106,9 @@ class Scores:
     values: [N, T] expected return from each position on, or None.
     prompt_logprobs: [N, S] log-probability (nats) of each prompt token after
       those before it, 0 on the first one and on padding, or None.
+    token_hidden: [N, T, D] final hidden states at the completion's own tokens,
+      the last one too (`hidden` is at the token before each), or None.
+    prompt_hidden: [N, S, D] the same at the prompt's tokens, or None.
   """
 
   logprobs: Float[Array, "N T"]
@@ -113,6 +116,8 @@ class Scores:
   hidden: Float[Array, "N T D"] | None = None
   values: Float[Array, "N T"] | None = None
   prompt_logprobs: Float[Array, "N S"] | None = None
+  token_hidden: Float[Array, "N T D"] | None = None
+  prompt_hidden: Float[Array, "N S D"] | None = None
 
 
 @struct.dataclass

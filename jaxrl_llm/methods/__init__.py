@@ -36,6 +36,7 @@ from jaxrl_llm.methods.rloo import Rloo
 from jaxrl_llm.methods.sapo import Sapo
 from jaxrl_llm.methods.soft_overlong import SoftOverlong
 from jaxrl_llm.methods.top_entropy_mask import TopEntropyMask
+from jaxrl_llm.methods.verl_rank import VerlRank
 from jaxrl_llm.methods.vespo import Vespo
 
 __all__ = [
@@ -76,6 +77,7 @@ __all__ = [
   "SoftOverlong",
   "Sapo",
   "TopEntropyMask",
+  "VerlRank",
   "Vespo",
   "get",
 ]

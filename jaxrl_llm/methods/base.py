@@ -18,8 +18,8 @@ from jaxrl_llm.transforms import chain
 
 # What a method may need the step to compute for it.
 #   ref_logprobs  rollout.ref_logprobs, by the frozen reference
-#   entropy, hidden, values  these fields of Scores
-#   prompt_logprobs  the same
+#   entropy, hidden, values, prompt_logprobs, token_hidden, prompt_hidden
+#               these fields of Scores
 #   old_scores  one forward before the transform: the trainer's old_logprobs,
 #               extras trainer_logprobs, sampler_logprobs, what the method
 #               measures and, for the fields of Scores that are needed,
@@ -32,6 +32,8 @@ NEEDS = frozenset(
     "hidden",
     "values",
     "prompt_logprobs",
+    "token_hidden",
+    "prompt_hidden",
     "old_scores",
     "now_scores",
   }
@@ -197,6 +199,16 @@ def regularizers(
   return tuple(parts), frozenset(
     needs | ({"entropy"} if entropy_coef else set())
   )
+
+
+def check_packed(needs: frozenset[str]) -> None:
+  """Raises ValueError for needs that a rollout with a packing cannot meet."""
+  for name in ("token_hidden", "prompt_hidden"):
+    if name in needs:
+      raise ValueError(
+        f"pack must be False for a method that needs {name!r}: packed tokens"
+        " leave out the last one of each completion."
+      )
 
 
 def check_kl(kl: str) -> None:

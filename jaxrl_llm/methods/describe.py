@@ -20,6 +20,10 @@ _NEEDS = {
   "hidden": "final hidden states, from the forwards there are",
   "values": "a critic on the policy's hidden states, with its own optimizer",
   "prompt_logprobs": "log-probs of the prompts' own tokens, prompts once more",
+  "token_hidden": "final hidden states at each completion's own tokens, of"
+  " which one more is fed; no packing",
+  "prompt_hidden": "final hidden states of the prompts, from the forwards there"
+  " are",
   "now_scores": "a scoring forward of the policy before each update",
   "passes": "a scoring forward of the policy under another prompt, once a step",
   "annotated": "what the host reads from the texts, step by step",

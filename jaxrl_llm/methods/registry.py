@@ -37,6 +37,7 @@ from jaxrl_llm.methods.rloo import Rloo
 from jaxrl_llm.methods.sapo import Sapo
 from jaxrl_llm.methods.soft_overlong import SoftOverlong
 from jaxrl_llm.methods.top_entropy_mask import TopEntropyMask
+from jaxrl_llm.methods.verl_rank import VerlRank
 from jaxrl_llm.methods.vespo import Vespo
 
 METHODS: dict[str, type[base.MethodConfig]] = {
@@ -75,6 +76,7 @@ METHODS: dict[str, type[base.MethodConfig]] = {
   "top_entropy_mask": TopEntropyMask,
   "bnpo": Bnpo,
   "drpo": Drpo,
+  "verl_rank": VerlRank,
 }
 
 # Other names that a method is known by.

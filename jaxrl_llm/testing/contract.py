@@ -5,6 +5,7 @@ project call each check for each row of METHODS.
 """
 
 from collections.abc import Callable
+import dataclasses
 
 import chex
 import jax
@@ -74,11 +75,7 @@ def padding_is_never_read(method: base.Method) -> None:
   for junk in (jnp.inf, -jnp.inf, jnp.nan):
     dirty = evaluate(
       method,
-      scores.replace(
-        logprobs=_spoil(scores.logprobs, rollout.mask, junk),
-        entropy=_spoil(scores.entropy, rollout.mask, junk),
-        values=_spoil(scores.values, rollout.mask, junk),
-      ),
+      _spoil_scores(scores, rollout.mask, rollout.prompt_mask, junk),
       rollout.replace(
         old_logprobs=_spoil(rollout.old_logprobs, rollout.mask, junk),
         ref_logprobs=_spoil(rollout.ref_logprobs, rollout.mask, junk),
@@ -148,11 +145,7 @@ def dropped_rows_are_not_seen(method: base.Method) -> None:
   row = dropped[:, None] & jnp.ones_like(rollout.mask)
   dirty = evaluate(
     method,
-    scores.replace(
-      logprobs=_spoil(scores.logprobs, ~row, jnp.nan),
-      entropy=_spoil(scores.entropy, ~row, jnp.nan),
-      values=_spoil(scores.values, ~row, jnp.nan),
-    ),
+    _spoil_scores(scores, ~row, ~dropped[:, None], jnp.nan),
     rollout.replace(
       old_logprobs=_spoil(rollout.old_logprobs, ~row, jnp.nan),
       ref_logprobs=_spoil(rollout.ref_logprobs, ~row, jnp.nan),
@@ -211,24 +204,19 @@ CHECKS: tuple[Callable[[base.Method], None], ...] = (
 def _only_needed(method, scores, rollout):
   """Without what the method does not ask for: `needs` must be honest."""
   needed = method.needs
-  if "values" not in needed:
-    scores = scores.replace(values=None)
+  unasked = [
+    field.name
+    for field in dataclasses.fields(types.Scores)
+    if field.name != "logprobs" and field.name not in needed
+  ]
+  scores = scores.replace(**dict.fromkeys(unasked))
   rollout = rollouts.with_extras(rollout, method.plan.extras)
   if "old_scores" in needed:
     rollout = _with_old_scores(method, scores, rollout)
   rollout = _with_passes(method, rollout)
-  return (
-    types.Scores(
-      logprobs=scores.logprobs,
-      entropy=scores.entropy if "entropy" in needed else None,
-      hidden=scores.hidden if "hidden" in needed else None,
-      values=scores.values,
-      prompt_logprobs=scores.prompt_logprobs
-      if "prompt_logprobs" in needed
-      else None,
-    ),
-    rollout if "ref_logprobs" in needed else rollout.replace(ref_logprobs=None),
-  )
+  if "ref_logprobs" not in needed:
+    rollout = rollout.replace(ref_logprobs=None)
+  return scores, rollout
 
 
 def _with_old_scores(method, scores, rollout):
@@ -267,7 +255,20 @@ def _piece(tree, index, pieces):
 
 
 def _spoil(array, keep, junk):
+  keep = keep.reshape(keep.shape + (1,) * (array.ndim - keep.ndim))
   return jnp.where(keep, array, junk)
+
+
+def _spoil_scores(scores, keep, keep_prompt, junk):
+  """Junk in all fields: [N, ...] where not to keep it, of prompts likewise."""
+  kept = {"prompt_logprobs": keep_prompt, "prompt_hidden": keep_prompt}
+  return scores.replace(
+    **{
+      field.name: _spoil(array, kept.get(field.name, keep), junk)
+      for field in dataclasses.fields(types.Scores)
+      if (array := getattr(scores, field.name)) is not None
+    }
+  )
 
 
 def _largest(tree) -> float:

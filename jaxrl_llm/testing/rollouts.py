@@ -127,8 +127,9 @@ def make_scores(
     scale: deviation of log-ratios in nats; 0 is on-policy.
 
   Returns:
-    Log-probs, entropy, log-probs of the prompts, and values of a critic that
-    is a little wrong about the mean reward of make_rollout, 1/2.
+    Log-probs, entropy, log-probs of the prompts, values of a critic that is a
+    little wrong about the mean reward of make_rollout, 1/2, and states of width
+    4 at the tokens; those of a prompt are the same for its group.
   """
   keys = jax.random.split(jax.random.key(seed), 2)
   noise = scale * jax.random.normal(keys[0], rollout.mask.shape)
@@ -145,7 +146,17 @@ def make_scores(
     entropy=jnp.where(rollout.mask, entropy, 0.0),
     values=jnp.where(rollout.mask, values, 0.0),
     prompt_logprobs=jnp.where(seen, unlikely.reshape(prompts)[first], 0.0),
+    token_hidden=_states(rollout.mask, jnp.arange(prompts[0])),
+    prompt_hidden=_states(rollout.prompt_mask, -1 - first),
   )
+
+
+def _states(mask, of_row):
+  """[N, L, 4] with a walk of its own for each number of a row."""
+  shape = (*mask.shape, 4)
+  step = jnp.arange(1.0, shape[1] * 4 + 1).reshape(1, *shape[1:])
+  walk = jnp.cumsum(jnp.sin(step * (2.0 + of_row[:, None, None])), axis=1)
+  return jnp.where(mask[..., None], walk, 0.0)
 
 
 def scripted_score(

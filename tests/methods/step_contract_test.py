@@ -51,14 +51,23 @@ def _score(params, rollout):
     logprobs=jnp.where(rollout.mask, logprobs, 0.0),
     entropy=jnp.where(rollout.mask, entropy[None, :], 0.0),
     hidden=jnp.broadcast_to(params["table"], (*rollout.mask.shape, V)),
+    token_hidden=_states(params, rollout.completions, rollout.mask),
+    prompt_hidden=_states(params, rollout.prompts, rollout.prompt_mask),
   )
+
+
+def _states(params, tokens, mask):
+  """Of each token, 0 on padding; it depends on those before it, too."""
+  known = jnp.where(mask, tokens, 0)
+  states = jnp.where(mask[..., None], params["table"].T[known], 0.0)
+  return jnp.where(mask[..., None], jnp.cumsum(states, axis=1), 0.0)
 
 
 def _scorer(method):
   """Only what the step computes for the needs."""
-  kept = {"entropy", "prompt_logprobs"} & method.needs
-  kept |= {"hidden"} if "values" in method.needs else method.needs & {"hidden"}
-  names = {"entropy", "hidden", "prompt_logprobs"} - kept
+  kept = method.needs | ({"hidden"} if "values" in method.needs else set())
+  fields = {field.name for field in dataclasses.fields(types.Scores)}
+  names = fields - kept - {"logprobs", "values"}
 
   def score(params, rollout):
     return _score(params, rollout).replace(**dict.fromkeys(names))
