@@ -55,7 +55,7 @@ def step_flops(
   parts = setup.functions(config, shape, None)
   params = assemble.abstract(shape)
   state = jax.eval_shape(parts.fresh, params)
-  needs_reference = "ref_logprobs" in parts.method.needs
+  needs_reference = parts.method.compares
   step = jax.jit(parts.train_step)
   reference = params if needs_reference else None
   return [

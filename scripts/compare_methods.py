@@ -46,8 +46,19 @@ def parse(args: Sequence[str] | None = None) -> argparse.Namespace:
       methods.get(name)
   except ValueError as error:
     p.error(str(error))
-  parsed.methods = names or list(methods.METHODS)
+  if taught := [name for name in names if _is_supervised(name)]:
+    p.error(f"{taught[0]} learns from answers, not from samples: jaxrl sft")
+  parsed.methods = names or [
+    name for name in methods.METHODS if not _is_supervised(name)
+  ]
   return parsed
+
+
+def _is_supervised(name: str) -> bool:
+  try:
+    return methods.get(name)().build().supervised
+  except ValueError:  # said when it is to run
+    return False
 
 
 def main(args: Sequence[str] | None = None) -> int:

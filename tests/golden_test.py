@@ -47,6 +47,7 @@ def test_case(case, dtype):
     ours = jax.tree.map(np.asarray, adapter(case, dtype))
   metrics = {f"metrics/{k}": v for k, v in ours.pop("metrics", {}).items()}
   theirs = {k: v for k, v in case.outputs.items() if k != "metrics"}
+  ours, theirs = _flat(ours), _flat(theirs)
   assert ours.keys() == theirs.keys()
   for name in metrics:
     theirs[name] = case.outputs["metrics"][name.removeprefix("metrics/")]
@@ -59,6 +60,17 @@ def test_case(case, dtype):
         continue
       raise AssertionError(f"{case}: {name}: {error}") from None
     assert not case.do_not_match, f"{case}: {name} must differ"
+
+
+def _flat(outputs, prefix=""):
+  """Of dicts in dicts one, with names "outer/inner"."""
+  flat = {}
+  for name, value in outputs.items():
+    if isinstance(value, dict):
+      flat |= _flat(value, f"{prefix}{name}/")
+    else:
+      flat[prefix + name] = value
+  return flat
 
 
 def _tolerance(case, dtype):

@@ -23,7 +23,6 @@ from jaxrl_llm.advantages.group import (
   leave_one_out,
   leave_one_out_normalized,
 )
-from jaxrl_llm.advantages.hidden_rank import effective_rank, rank_dynamics
 from jaxrl_llm.advantages.optimal_token import (
   optimal_token_baseline,
   tir_optimal_token_baseline,
@@ -44,7 +43,6 @@ __all__ = [
   "beta_normalized_components",
   "combined",
   "discounted_returns",
-  "effective_rank",
   "explained_variance",
   "gdpo",
   "generalized_advantages",
@@ -61,7 +59,6 @@ __all__ = [
   "normalized_sum",
   "optimal_token_baseline",
   "rescaled_centred",
-  "rank_dynamics",
   "tir_optimal_token_baseline",
   "whiten",
 ]

@@ -13,6 +13,7 @@ from jaxrl_llm.methods.dro import Dro
 from jaxrl_llm.methods.drpo import Drpo
 from jaxrl_llm.methods.dual_clip import DualClip
 from jaxrl_llm.methods.dynamic_sampling import DynamicSampling
+from jaxrl_llm.methods.eksft import Eksft
 from jaxrl_llm.methods.gdpo import Gdpo
 from jaxrl_llm.methods.gmpo import Gmpo
 from jaxrl_llm.methods.gpg import Gpg
@@ -34,9 +35,9 @@ from jaxrl_llm.methods.reinforce_pp import ReinforcePp
 from jaxrl_llm.methods.remax import Remax
 from jaxrl_llm.methods.rloo import Rloo
 from jaxrl_llm.methods.sapo import Sapo
+from jaxrl_llm.methods.sft import Sft
 from jaxrl_llm.methods.soft_overlong import SoftOverlong
 from jaxrl_llm.methods.top_entropy_mask import TopEntropyMask
-from jaxrl_llm.methods.verl_rank import VerlRank
 from jaxrl_llm.methods.vespo import Vespo
 
 __all__ = [
@@ -53,6 +54,7 @@ __all__ = [
   "Dro",
   "Drpo",
   "DualClip",
+  "Eksft",
   "Gdpo",
   "Gmpo",
   "Gpg",
@@ -74,10 +76,10 @@ __all__ = [
   "ReinforcePp",
   "Remax",
   "Rloo",
+  "Sft",
   "SoftOverlong",
   "Sapo",
   "TopEntropyMask",
-  "VerlRank",
   "Vespo",
   "get",
 ]

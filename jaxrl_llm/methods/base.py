@@ -18,8 +18,10 @@ from jaxrl_llm.transforms import chain
 
 # What a method may need the step to compute for it.
 #   ref_logprobs  rollout.ref_logprobs, by the frozen reference
-#   entropy, hidden, values, prompt_logprobs, token_hidden, prompt_hidden
-#               these fields of Scores
+#   entropy, hidden, values  these fields of Scores
+#   reference_kl  the same: a forward of the frozen reference for each of ours
+#   collision  the same, beside reference_kl
+#   prompt_logprobs  the same
 #   old_scores  one forward before the transform: the trainer's old_logprobs,
 #               extras trainer_logprobs, sampler_logprobs, what the method
 #               measures and, for the fields of Scores that are needed,
@@ -32,8 +34,8 @@ NEEDS = frozenset(
     "hidden",
     "values",
     "prompt_logprobs",
-    "token_hidden",
-    "prompt_hidden",
+    "reference_kl",
+    "collision",
     "old_scores",
     "now_scores",
   }
@@ -52,6 +54,11 @@ def as_it_is(
   """The preparation of most methods."""
   del advantages, scores
   return rollout
+
+
+def no_credit(rollout: types.Rollout) -> Float[Array, "N"]:
+  """The advantage of supervised methods: no reward is read."""
+  return jnp.zeros(rollout.rewards.shape)
 
 
 def everything(rollout: types.Rollout, advantages: Array) -> types.Rollout:
@@ -84,6 +91,8 @@ class Method:
       nothing needs is never computed.
     min_group_size: smallest G: 2 where siblings are compared, else 1.
     critic: makes the values of a method that needs them.
+    supervised: whether it learns from the data's own answers, with G = 1, and
+      not from samples: rewards and old_logprobs are then not read.
   """
 
   advantage: types.AdvantageFn
@@ -98,6 +107,12 @@ class Method:
   plan: types.Plan = plans.one_round()
   min_group_size: int = 2
   critic: value_head.ValueHead = value_head.ValueHead()
+  supervised: bool = False
+
+  @property
+  def compares(self) -> bool:
+    """Whether the step must be given the frozen reference."""
+    return bool(self.needs & {"ref_logprobs", "reference_kl"})
 
   def __post_init__(self):
     """Raises ValueError for a need that nothing serves."""
@@ -108,6 +123,8 @@ class Method:
       )
     if self.measure is not nothing and "old_scores" not in self.needs:
       raise ValueError("a method that measures needs 'old_scores'.")
+    if "collision" in self.needs and "reference_kl" not in self.needs:
+      raise ValueError("'collision' is found beside 'reference_kl' alone.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -199,16 +216,6 @@ def regularizers(
   return tuple(parts), frozenset(
     needs | ({"entropy"} if entropy_coef else set())
   )
-
-
-def check_packed(needs: frozenset[str]) -> None:
-  """Raises ValueError for needs that a rollout with a packing cannot meet."""
-  for name in ("token_hidden", "prompt_hidden"):
-    if name in needs:
-      raise ValueError(
-        f"pack must be False for a method that needs {name!r}: packed tokens"
-        " leave out the last one of each completion."
-      )
 
 
 def check_kl(kl: str) -> None:

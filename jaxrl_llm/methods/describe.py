@@ -20,10 +20,9 @@ _NEEDS = {
   "hidden": "final hidden states, from the forwards there are",
   "values": "a critic on the policy's hidden states, with its own optimizer",
   "prompt_logprobs": "log-probs of the prompts' own tokens, prompts once more",
-  "token_hidden": "final hidden states at each completion's own tokens, of"
-  " which one more is fed; no packing",
-  "prompt_hidden": "final hidden states of the prompts, from the forwards there"
-  " are",
+  "reference_kl": "a forward of the frozen reference for each of the policy's,"
+  " and the logits of both, a few tokens at a time",
+  "collision": "the sum of the squared probabilities, from the same logits",
   "now_scores": "a scoring forward of the policy before each update",
   "passes": "a scoring forward of the policy under another prompt, once a step",
   "annotated": "what the host reads from the texts, step by step",
@@ -56,6 +55,11 @@ _SAMPLING_TRAP = (
   "ratios and KL are over the whole vocabulary at the sampling temperature:"
   " top-k, top-p and min-p draw from another distribution, whose log-probs are"
   " extras['behaviour_logprobs']."
+)
+
+
+_SUPERVISED_TRAP = (
+  "held-out cross-entropy may rise while accuracy still does: look at both."
 )
 
 
@@ -118,6 +122,7 @@ def describe(name: str) -> Description:
   text = _text(config)
   title, summary = text.split("\n\n")[0].replace("\n", " ").split(": ", 1)
   fields = tuple(_fields(type(config)))
+  method = config.build()
   return Description(
     name=name,
     title=title,
@@ -126,8 +131,8 @@ def describe(name: str) -> Description:
     equation=_equation(config),
     changes=tuple(reading.changes(text)),
     paper=(reading.papers(text) or [""])[-1],
-    needs=tuple(_needs(config.build())),
-    traps=tuple(_traps(fields, text)),
+    needs=tuple(_needs(method)),
+    traps=tuple(_traps(fields, text, method)),
     fields=fields,
   )
 
@@ -226,7 +231,9 @@ def _needs(method: base.Method) -> Iterator[str]:
     yield "rounds"
 
 
-def _traps(fields: tuple[Field, ...], text: str) -> Iterator[str]:
+def _traps(
+  fields: tuple[Field, ...], text: str, method: base.Method
+) -> Iterator[str]:
   """The method's own, then those of its kind."""
   own = reading.traps(text)
   if own:
@@ -234,7 +241,10 @@ def _traps(fields: tuple[Field, ...], text: str) -> Iterator[str]:
   for name, words, trap in _TRAPS:
     if any(f.name == name and words in f.help for f in fields):
       yield trap
-  yield _SAMPLING_TRAP
+  if method.supervised:
+    yield _SUPERVISED_TRAP
+  else:
+    yield _SAMPLING_TRAP
 
 
 def _fields(config: type[base.MethodConfig]) -> Iterator[Field]:

@@ -15,6 +15,7 @@ from jaxrl_llm.methods.dro import Dro
 from jaxrl_llm.methods.drpo import Drpo
 from jaxrl_llm.methods.dual_clip import DualClip
 from jaxrl_llm.methods.dynamic_sampling import DynamicSampling
+from jaxrl_llm.methods.eksft import Eksft
 from jaxrl_llm.methods.gdpo import Gdpo
 from jaxrl_llm.methods.gmpo import Gmpo
 from jaxrl_llm.methods.gpg import Gpg
@@ -35,9 +36,9 @@ from jaxrl_llm.methods.reinforce_pp import ReinforcePp
 from jaxrl_llm.methods.remax import Remax
 from jaxrl_llm.methods.rloo import Rloo
 from jaxrl_llm.methods.sapo import Sapo
+from jaxrl_llm.methods.sft import Sft
 from jaxrl_llm.methods.soft_overlong import SoftOverlong
 from jaxrl_llm.methods.top_entropy_mask import TopEntropyMask
-from jaxrl_llm.methods.verl_rank import VerlRank
 from jaxrl_llm.methods.vespo import Vespo
 
 METHODS: dict[str, type[base.MethodConfig]] = {
@@ -76,7 +77,8 @@ METHODS: dict[str, type[base.MethodConfig]] = {
   "top_entropy_mask": TopEntropyMask,
   "bnpo": Bnpo,
   "drpo": Drpo,
-  "verl_rank": VerlRank,
+  "sft": Sft,
+  "eksft": Eksft,
 }
 
 # Other names that a method is known by.

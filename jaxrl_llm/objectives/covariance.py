@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxrl_llm.objectives import surrogates
+from jaxrl_llm.objectives import ranks, surrogates
 
 
 def token_covariance(
@@ -84,7 +84,7 @@ def clip_cov_drop(
   clipped |= (ratio < 1.0 - clip_low) & (advantages < 0)
   inside = (covariance > cov_low) & (covariance < cov_high)
   candidates = mask & inside & ~clipped
-  return _largest(-uniforms, candidates, _share(fraction, mask))
+  return ranks.largest(-uniforms, candidates, _share(fraction, mask))
 
 
 def kl_cov_select(
@@ -112,7 +112,7 @@ def kl_cov_select(
     Cui et al. 2025, arXiv:2505.22617.
   """
   covariance = token_covariance(logprobs, advantages, mask)
-  return _largest(covariance, mask, _share(fraction, mask))
+  return ranks.largest(covariance, mask, _share(fraction, mask))
 
 
 def kl_cov_surrogate(
@@ -169,13 +169,4 @@ def _centred(values, mask) -> Float[Array, "N T"]:
 
 def _share(fraction, mask) -> Int[Array, ""]:
   """How many of the mask's tokens that is, at least 1."""
-  count = jnp.floor(fraction * mask.sum().astype(jnp.float32))
-  return jnp.maximum(count.astype(jnp.int32), 1)
-
-
-def _largest(values, allowed, count) -> Bool[Array, "N T"]:
-  """The `count` largest of those allowed, the first of equals before."""
-  keys = jnp.where(allowed, -values, jnp.inf).reshape(-1)
-  order = jnp.argsort(keys, stable=True)
-  ranks = jnp.zeros_like(order).at[order].set(jnp.arange(order.size))
-  return allowed & (ranks < count).reshape(allowed.shape)
+  return jnp.maximum(ranks.share(fraction, mask), 1)

@@ -5,7 +5,6 @@ project call each check for each row of METHODS.
 """
 
 from collections.abc import Callable
-import dataclasses
 
 import chex
 import jax
@@ -21,9 +20,14 @@ _SUM = {"rtol": 1e-5, "atol": 1e-7}
 
 
 def check_method(method: base.Method) -> None:
-  """Runs every check below on one method."""
-  for check in CHECKS:
+  """Runs every check below that is for methods of its kind."""
+  for check in checks(method):
     check(method)
+
+
+def checks(method: base.Method) -> tuple[Callable[[base.Method], None], ...]:
+  """What a method must satisfy; a supervised one reads no rewards."""
+  return CHECKS + (SUPERVISED if method.supervised else SAMPLED)
 
 
 def evaluate(
@@ -75,7 +79,7 @@ def padding_is_never_read(method: base.Method) -> None:
   for junk in (jnp.inf, -jnp.inf, jnp.nan):
     dirty = evaluate(
       method,
-      _spoil_scores(scores, rollout.mask, rollout.prompt_mask, junk),
+      _spoilt(scores, rollout.mask, junk),
       rollout.replace(
         old_logprobs=_spoil(rollout.old_logprobs, rollout.mask, junk),
         ref_logprobs=_spoil(rollout.ref_logprobs, rollout.mask, junk),
@@ -145,7 +149,7 @@ def dropped_rows_are_not_seen(method: base.Method) -> None:
   row = dropped[:, None] & jnp.ones_like(rollout.mask)
   dirty = evaluate(
     method,
-    _spoil_scores(scores, ~row, ~dropped[:, None], jnp.nan),
+    _spoilt(scores, ~row, jnp.nan),
     rollout.replace(
       old_logprobs=_spoil(rollout.old_logprobs, ~row, jnp.nan),
       ref_logprobs=_spoil(rollout.ref_logprobs, ~row, jnp.nan),
@@ -189,34 +193,68 @@ def rewards_push_the_right_way(method: base.Method) -> None:
   assert (grads[~best] > 0).all(), f"gradients of the worst: {grads[~best]}"
 
 
-CHECKS: tuple[Callable[[base.Method], None], ...] = (
+def answers_become_likelier(method: base.Method) -> None:
+  """Descent pushes tokens of answers up, none down, and few are left out."""
+  rollout = rollouts.make_rollout()
+  scores = rollouts.make_scores(rollout)
+  grads = np.asarray(evaluate(method, scores, rollout)[2].logprobs)
+  assert (grads <= 0).all(), f"pushed down: {grads[grads > 0]}"
+  pushed = (grads < 0).sum() / np.asarray(rollout.mask).sum()
+  assert pushed > 0.3, f"of the answers' tokens only {pushed:.0%} are pushed"
+
+
+def samples_are_never_read(method: base.Method) -> None:
+  """Rewards and what a sampler would have said change nothing."""
+  rollout = rollouts.make_rollout()
+  scores = rollouts.make_scores(rollout)
+  plain = evaluate(method, scores, rollout)
+  other = rollout.replace(
+    rewards=jnp.full_like(rollout.rewards, jnp.nan),
+    old_logprobs=jnp.full_like(rollout.old_logprobs, jnp.nan),
+    ref_logprobs=None,
+  )
+  chex.assert_trees_all_equal(plain, evaluate(method, scores, other))
+
+
+Checks = tuple[Callable[[base.Method], None], ...]
+
+CHECKS: Checks = (
   padding_is_never_read,
   pieces_add_up,
   jit_changes_nothing,
-  equal_rewards_teach_nothing,
   dropped_rows_are_not_seen,
   nothing_left_is_zero,
   empty_rows_add_nothing,
-  rewards_push_the_right_way,
 )
+# Of methods that learn from samples, and of those that learn from answers.
+SAMPLED: Checks = (equal_rewards_teach_nothing, rewards_push_the_right_way)
+SUPERVISED: Checks = (answers_become_likelier, samples_are_never_read)
 
 
 def _only_needed(method, scores, rollout):
   """Without what the method does not ask for: `needs` must be honest."""
   needed = method.needs
-  unasked = [
-    field.name
-    for field in dataclasses.fields(types.Scores)
-    if field.name != "logprobs" and field.name not in needed
-  ]
-  scores = scores.replace(**dict.fromkeys(unasked))
+  if "values" not in needed:
+    scores = scores.replace(values=None)
   rollout = rollouts.with_extras(rollout, method.plan.extras)
   if "old_scores" in needed:
     rollout = _with_old_scores(method, scores, rollout)
   rollout = _with_passes(method, rollout)
-  if "ref_logprobs" not in needed:
-    rollout = rollout.replace(ref_logprobs=None)
-  return scores, rollout
+  return (
+    types.Scores(
+      logprobs=scores.logprobs,
+      entropy=scores.entropy if "entropy" in needed else None,
+      hidden=scores.hidden if "hidden" in needed else None,
+      values=scores.values,
+      prompt_logprobs=scores.prompt_logprobs
+      if "prompt_logprobs" in needed
+      else None,
+      reference_kl=scores.reference_kl if "reference_kl" in needed else None,
+      collision=scores.collision if "collision" in needed else None,
+      vocab_size=scores.vocab_size,
+    ),
+    rollout if "ref_logprobs" in needed else rollout.replace(ref_logprobs=None),
+  )
 
 
 def _with_old_scores(method, scores, rollout):
@@ -254,21 +292,16 @@ def _piece(tree, index, pieces):
   return jax.tree.map(cut, tree)
 
 
-def _spoil(array, keep, junk):
-  keep = keep.reshape(keep.shape + (1,) * (array.ndim - keep.ndim))
-  return jnp.where(keep, array, junk)
-
-
-def _spoil_scores(scores, keep, keep_prompt, junk):
-  """Junk in all fields: [N, ...] where not to keep it, of prompts likewise."""
-  kept = {"prompt_logprobs": keep_prompt, "prompt_hidden": keep_prompt}
+def _spoilt(scores, keep, junk):
+  """Scores with junk in all that is [N, T]."""
+  names = ("logprobs", "entropy", "values", "reference_kl", "collision")
   return scores.replace(
-    **{
-      field.name: _spoil(array, kept.get(field.name, keep), junk)
-      for field in dataclasses.fields(types.Scores)
-      if (array := getattr(scores, field.name)) is not None
-    }
+    **{name: _spoil(getattr(scores, name), keep, junk) for name in names}
   )
+
+
+def _spoil(array, keep, junk):
+  return jnp.where(keep, array, junk)
 
 
 def _largest(tree) -> float:

@@ -117,7 +117,11 @@ def make_ragged_rollout(
 
 
 def make_scores(
-  rollout: types.Rollout, seed: int = 0, *, scale: float = 0.2
+  rollout: types.Rollout,
+  seed: int = 0,
+  *,
+  scale: float = 0.2,
+  vocab_size: int = 16,
 ) -> types.Scores:
   """Scores of a policy a little away from the one that sampled.
 
@@ -125,11 +129,12 @@ def make_scores(
     rollout: from make_rollout.
     seed: of the noise.
     scale: deviation of log-ratios in nats; 0 is on-policy.
+    vocab_size: V.
 
   Returns:
-    Log-probs, entropy, log-probs of the prompts, values of a critic that is a
-    little wrong about the mean reward of make_rollout, 1/2, and states of width
-    4 at the tokens; those of a prompt are the same for its group.
+    Log-probs, entropy, log-probs of the prompts, KL to a reference and
+    collision of such an entropy, and values of a critic that is a little wrong
+    about the mean reward of make_rollout, 1/2.
   """
   keys = jax.random.split(jax.random.key(seed), 2)
   noise = scale * jax.random.normal(keys[0], rollout.mask.shape)
@@ -146,17 +151,10 @@ def make_scores(
     entropy=jnp.where(rollout.mask, entropy, 0.0),
     values=jnp.where(rollout.mask, values, 0.0),
     prompt_logprobs=jnp.where(seen, unlikely.reshape(prompts)[first], 0.0),
-    token_hidden=_states(rollout.mask, jnp.arange(prompts[0])),
-    prompt_hidden=_states(rollout.prompt_mask, -1 - first),
+    reference_kl=jnp.where(rollout.mask, noise**2, 0.0),
+    collision=jnp.where(rollout.mask, jnp.exp(-1.1 * entropy), 0.0),
+    vocab_size=vocab_size,
   )
-
-
-def _states(mask, of_row):
-  """[N, L, 4] with a walk of its own for each number of a row."""
-  shape = (*mask.shape, 4)
-  step = jnp.arange(1.0, shape[1] * 4 + 1).reshape(1, *shape[1:])
-  walk = jnp.cumsum(jnp.sin(step * (2.0 + of_row[:, None, None])), axis=1)
-  return jnp.where(mask[..., None], walk, 0.0)
 
 
 def scripted_score(

@@ -59,7 +59,7 @@ class AbsentRun:
     self.state = self._placed(
       fresh, self.layout.state_shardings(self._functions.fresh, learnt), mesh
     )
-    frozen = "ref_logprobs" in self._functions.method.needs or config.lora.rank
+    frozen = self._functions.method.compares or config.lora.rank
     self._reference = base if frozen else None
     self._params = self._functions.attach(base, self.state.params)
     self._learnt = learnt

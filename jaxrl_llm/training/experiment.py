@@ -11,7 +11,6 @@ import operator
 from typing import Literal
 
 from jaxrl_llm import methods
-from jaxrl_llm.methods import base
 from jaxrl_llm.models import lora as low_rank
 from jaxrl_llm.optimizers import anchored
 
@@ -264,10 +263,7 @@ def validate(config: Experiment) -> None:
       value = operator.attrgetter(name)(config)
       if value < least:
         raise ValueError(f"{name} must be at least {least}, got {value}.")
-  method = config.method.build()
-  if config.pack:
-    base.check_packed(method.needs)
-  least = method.min_group_size
+  least = config.method.build().min_group_size
   if config.group_size < least:
     why = ": a method that compares siblings learns nothing from a group of one"
     raise ValueError(

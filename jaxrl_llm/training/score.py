@@ -8,7 +8,6 @@ from one pass of pallas_kernels' token_logprob: logits [N, T, V] never exist
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,13 +15,14 @@ from jax.sharding import PartitionSpec
 
 from jaxrl_llm import types
 from jaxrl_llm.distributed import sharding
-from jaxrl_llm.methods import base
 from jaxrl_llm.models import api, cache, packed
+from jaxrl_llm.training import vocabulary_kl
 from pallas_kernels import token_logprob
 
 _TENSOR = sharding.RULES["vocab"]
 
-ScoreFn = Callable[[api.Params, types.Rollout], types.Scores]
+# (params, rollout), and the frozen reference's parameters for "reference_kl".
+ScoreFn = Callable[..., types.Scores]
 
 
 def make_score(
@@ -31,16 +31,17 @@ def make_score(
   temperature: float = 1.0,
   needs: frozenset[str] = frozenset(),
 ) -> ScoreFn:
-  """Builds score(params, rollout) -> Scores.
+  """Builds score(params, rollout, reference=None) -> Scores.
 
   Args:
     model: the decoder.
     temperature: that of the sampler; logits are divided by it.
-    needs: those of a method; the fields of Scores are computed only when
-      named here. "token_hidden" feeds one token more.
+    needs: "entropy", "hidden", "prompt_logprobs" and "reference_kl", with
+      "collision" beside it, are computed only when named here.
 
   Returns:
-    A jittable function. rollout.group_size rows share each prompt; the rows of
+    A jittable function; "reference_kl" alone needs `reference`, parameters that
+    get no gradient. rollout.group_size rows share each prompt; the rows of
     the rollout must be a multiple of it. Log-probabilities are float32 and 0
     outside the mask.
   """
@@ -64,133 +65,86 @@ def make_score(
     found = out.logprob.reshape(len(tokens), -1)
     return jnp.repeat(jnp.pad(found, ((0, 0), (1, 0))), group, axis=0)
 
-  def score(params, rollout):
-    if rollout.packing is None:
-      fed = _padded(rollout, last="token_hidden" in needs)
-    else:
-      base.check_packed(needs)
-      fed = _packed(rollout)
-    states, _ = model.apply(params, fed.tokens, fed.positions, fed.rows)
-    hidden = fed.before(states)
+  def compared(params, reference, rollout, hidden, real):
+    if reference is None:
+      raise ValueError(
+        "score needs the reference for 'reference_kl', got None."
+      )
+    reference = jax.lax.stop_gradient(reference)
+    predict = _padded_tokens if rollout.packing is None else _packed_tokens
+    return _vocabulary_kl(
+      hidden,
+      model.head(params),
+      predict(model, reference, rollout)[0],
+      model.head(reference),
+      real,
+      inv_temperature=1.0 / temperature,
+      softcap=model.config.final_softcap,
+    )
+
+  def score(params, rollout, reference=None):
+    padded = rollout.packing is None
+    predict = _padded_tokens if padded else _packed_tokens
+    hidden, chosen, real, spread = predict(model, params, rollout)
     out = _token_logprob(
       hidden,
       model.head(params),
-      fed.chosen,
-      fed.real,
+      chosen,
+      real,
       inv_temperature=1.0 / temperature,
       softcap=model.config.final_softcap,
       with_entropy="entropy" in needs,
     )
     asked = "prompt_logprobs" in needs
+    found = {}
+    if "reference_kl" in needs:
+      kl, collision = compared(params, reference, rollout, hidden, real)
+      found["reference_kl"] = spread(kl)
+      if "collision" in needs:
+        found["collision"] = spread(collision)
     return types.Scores(
       prompt_logprobs=prompt_logprobs(params, rollout) if asked else None,
-      logprobs=fed.spread(out.logprob),
-      entropy=fed.spread(out.entropy) if "entropy" in needs else None,
-      hidden=fed.spread(hidden) if "hidden" in needs else None,
-      token_hidden=fed.own(states) if "token_hidden" in needs else None,
-      prompt_hidden=fed.prompt(states) if "prompt_hidden" in needs else None,
+      logprobs=spread(out.logprob),
+      entropy=spread(out.entropy) if "entropy" in needs else None,
+      hidden=spread(hidden) if "hidden" in needs else None,
+      vocab_size=model.config.vocab_size,
+      **found,
     )
 
   return score
 
 
-class _Fed(NamedTuple):
-  """What a model is fed of a rollout, and where in its answer is what.
+def _padded_tokens(model, params, rollout):
+  """Hidden states [M, D], chosen tokens [M], which are real, and the way back.
 
-  M = N T, or less where padding is left out.
-
-  Attributes:
-    tokens: [R, L] ids.
-    positions: [R, L] rotary positions.
-    rows: who attends to whom.
-    chosen: [M] tokens that are scored.
-    real: [M] which of them are no padding.
-    before: [R, L, ...] -> [M, ...], at the token before each of them.
-    spread: [M, ...] -> [N, T, ...].
-    own: [R, L, ...] -> [N, T, ...], at the completion's own tokens.
-    prompt: [R, L, ...] -> [N, S, ...].
+  M = N T; the way back is a function [M, ...] -> [N, T, ...].
   """
+  hidden = completion_hidden(model, params, rollout)
+  shape = rollout.mask.shape
 
-  tokens: jax.Array
-  positions: jax.Array
-  rows: api.Cache
-  chosen: jax.Array
-  real: jax.Array
-  before: Callable[[jax.Array], jax.Array]
-  spread: Callable[[jax.Array], jax.Array]
-  own: Callable[[jax.Array], jax.Array] | None = None
-  prompt: Callable[[jax.Array], jax.Array] | None = None
+  def spread(x):
+    return x.reshape(*shape, *x.shape[1:])
+
+  flat = hidden.reshape(-1, hidden.shape[2])
+  return flat, rollout.completions.reshape(-1), rollout.mask.reshape(-1), spread
 
 
-def _padded(rollout, *, last=False):
-  """Prompts once a group, completions as long as can be.
-
-  Position 0 is predicted by the prompt's last token, position t by completion
-  token t - 1, so that a completion's last token is fed only if `last`.
-  """
-  group = rollout.group_size
-  prompts, prompt_mask = rollout.prompts[::group], rollout.prompt_mask[::group]
-  (count, size), (n, length) = prompts.shape, rollout.mask.shape
-  fed = length if last else length - 1
-  own = jnp.where(rollout.mask[:, :fed], rollout.completions[:, :fed], 0)
-  rows = cache.Grouped(prompt_mask, group_size=group, length=fed)
-  tokens = jnp.concatenate([prompts, own.reshape(count, group * fed)], axis=1)
-  if fed == 0:
-    rows, tokens = cache.Causal(prompt_mask), prompts
-
-  def own_states(x):
-    return x[:, size:].reshape(n, fed, *x.shape[2:])
-
-  def before(x):
-    first = jnp.repeat(x[:, size - 1], group, axis=0)[:, None]
-    if length == 1:
-      return first[:, 0]
-    x = jnp.concatenate([first, own_states(x)[:, : length - 1]], axis=1)
-    return x.reshape(-1, *x.shape[2:])
-
-  return _Fed(
-    tokens=tokens,
-    positions=rows.positions(),
-    rows=rows,
-    chosen=rollout.completions.reshape(-1),
-    real=rollout.mask.reshape(-1),
-    before=before,
-    spread=lambda x: x.reshape(n, length, *x.shape[1:]),
-    own=lambda x: _masked(own_states(x), rollout.mask),
-    prompt=lambda x: _masked(
-      jnp.repeat(x[:, :size], group, axis=0), rollout.prompt_mask
-    ),
-  )
-
-
-def _packed(rollout):
-  """Real tokens side by side; chosen tokens, and few others, are scored."""
+def _packed_tokens(model, params, rollout):
+  """As _padded_tokens with M = P m: chosen tokens, and few others."""
   packing = rollout.packing
   blocks, count = packing.chosen.shape
+  rows = packed.Packed(packing.rows, packing.segments, packing.places)
+  hidden, _ = model.apply(params, packing.tokens, packing.positions, rows)
+  hidden = packed.taken(hidden, packing.before).reshape(blocks * count, -1)
   index = packing.index.reshape(blocks, -1)
-
-  def before(x):
-    x = packed.taken(x, packing.before)
-    return x.reshape(blocks * count, *x.shape[2:])
 
   def spread(x):
     x = packed.taken(x.reshape(blocks, count, *x.shape[1:]), index)
-    return _masked(x.reshape(*rollout.mask.shape, *x.shape[2:]), rollout.mask)
+    x = x.reshape(*rollout.mask.shape, *x.shape[2:])
+    mask = rollout.mask.reshape(rollout.mask.shape + (1,) * (x.ndim - 2))
+    return jnp.where(mask, x, 0)
 
-  return _Fed(
-    tokens=packing.tokens,
-    positions=packing.positions,
-    rows=packed.Packed(packing.rows, packing.segments, packing.places),
-    chosen=packing.chosen.reshape(-1),
-    real=packing.real.reshape(-1),
-    before=before,
-    spread=spread,
-  )
-
-
-def _masked(x, mask):
-  """x [N, L, ...], 0 outside the mask."""
-  return jnp.where(mask.reshape(mask.shape + (1,) * (x.ndim - 2)), x, 0)
+  return hidden, packing.chosen.reshape(-1), packing.real.reshape(-1), spread
 
 
 def _token_logprob(hidden, head, targets, mask, **options):
@@ -231,6 +185,38 @@ def _token_logprob(hidden, head, targets, mask, **options):
   )(hidden, head, targets, mask)
 
 
+def _vocabulary_kl(
+  hidden, head, reference_hidden, reference_head, mask, **knobs
+):
+  """The same for the KL over the vocabulary, whose logits are cut likewise."""
+  mesh = sharding.mesh_in_use()
+  inputs = hidden, head, reference_hidden, reference_head, mask
+  if mesh is None:
+    return vocabulary_kl.vocabulary_kl(*inputs, **knobs)
+  rows = sharding.partition(("rows",), mask.shape, mesh)
+  vocab = head.shape[0]
+  pad = ((0, -vocab % mesh.shape[_TENSOR]), (0, 0))
+  hidden_spec = PartitionSpec(*rows, None)
+  head_spec = PartitionSpec(_TENSOR, None)
+
+  def local(*inputs):
+    return vocabulary_kl.vocabulary_kl(
+      *inputs, axis_name=_TENSOR, vocab=vocab, **knobs
+    )
+
+  return jax.shard_map(
+    local,
+    in_specs=(hidden_spec, head_spec, hidden_spec, head_spec, rows),
+    out_specs=rows,
+  )(
+    hidden,
+    jnp.pad(head, pad),
+    reference_hidden,
+    jnp.pad(reference_head, pad),
+    mask,
+  )
+
+
 def completion_hidden(
   model: api.LanguageModel, params: api.Params, rollout: types.Rollout
 ) -> jax.Array:
@@ -239,6 +225,19 @@ def completion_hidden(
   Position 0 is predicted by the prompt's last token, position t by completion
   token t - 1, so the last completion token is never fed.
   """
-  fed = _padded(rollout)
-  states, _ = model.apply(params, fed.tokens, fed.positions, fed.rows)
-  return fed.spread(fed.before(states))
+  group = rollout.group_size
+  prompts = rollout.prompts[::group]
+  prompt_mask = rollout.prompt_mask[::group]
+  count, prompt_length = prompts.shape
+  fed = rollout.completions.shape[1] - 1
+  if fed == 0:
+    rows = cache.Causal(prompt_mask)
+    hidden, _ = model.apply(params, prompts, rows.positions(), rows)
+    return jnp.repeat(hidden[:, -1:], group, axis=0)
+  own = jnp.where(rollout.mask[:, :-1], rollout.completions[:, :-1], 0)
+  groups = cache.Grouped(prompt_mask, group_size=group, length=fed)
+  tokens = jnp.concatenate([prompts, own.reshape(count, group * fed)], axis=1)
+  hidden, _ = model.apply(params, tokens, groups.positions(), groups)
+  first = jnp.repeat(hidden[:, prompt_length - 1], group, axis=0)
+  rest = hidden[:, prompt_length:].reshape(count * group, fed, -1)
+  return jnp.concatenate([first[:, None], rest], axis=1)

@@ -97,7 +97,7 @@ class Run:
     params = adapter.start(self.config, base)
     if params is not base:
       params = jax.device_get(params)  # for the devices of all processes
-    elif "ref_logprobs" in self.method.needs:
+    elif self.method.compares:
       params = jax.tree.map(jnp.copy, params)
     return self.layout.init_state(self.fresh, params)
 
@@ -111,7 +111,7 @@ class Run:
 
   def reference(self) -> api.Params | None:
     """The frozen start: of a method that needs it, and of an adapter."""
-    if not self.config.lora.rank and "ref_logprobs" not in self.method.needs:
+    if not self.config.lora.rank and not self.method.compares:
       return None
     if self.mesh is None:
       return meshes.replicate(self.loaded.params, None)

@@ -43,7 +43,8 @@ def make_train_step(
   """Closes over everything static; what is left is arrays in, arrays out.
 
   Args:
-    score: from score.make_score.
+    score: from score.make_score; given the reference too where the method
+      needs "reference_kl".
     method: what is optimised.
     optimizer: any optax transformation, of the policy's parameters.
     micro_batches: pieces of a mini-batch that are scored one after another.
@@ -61,7 +62,7 @@ def make_train_step(
   Returns:
     step(state, rollout, reference) -> (state, metrics), jittable; metrics are
     scalars. `reference` is the frozen parameters: those of the method that
-    needs "ref_logprobs", those that are attached to; None where neither is.
+    compares with them, those that are attached to; None where neither is.
     The gap between rollout.old_logprobs and the trainer's log-probs before the
     first update is among the metrics.
   """
@@ -82,8 +83,9 @@ def make_train_step(
   chain = critics.side_by_side(optimizer, critic)
 
   def train_step(state, rollout, reference):
+    against = (reference,) if "reference_kl" in method.needs else ()
     whole = critics.with_values(
-      lambda params, part: score(attach(reference, params), part),
+      lambda params, part: score(attach(reference, params), part, *against),
       critic,
       keep_hidden="hidden" in method.needs,
     )
@@ -120,6 +122,8 @@ def make_train_step(
       updates=updates,
     )
     metrics |= _found_before(rollout)
+    if method.supervised:  # nothing was sampled: there is no gap
+      metrics = {k: v for k, v in metrics.items() if "sampler_gap" not in k}
     return (
       state.replace(
         step=state.step + 1,

@@ -90,18 +90,12 @@ VARIANTS = {name: config() for name, config in methods.METHODS.items()} | {
   "drpo_sharp": methods.Drpo(
     tau=0.5, kl_type="low_var_kl", max_length=10, threshold=None, report="code"
   ),
-  "verl_rank_all": methods.VerlRank(
-    method=methods.Dapo(),
-    stride=1,
-    max_length=4,
-    kappa=1.5,
-    dynamic=True,
-    explore=(0.2, 0.3, 0.5),
-    spread="last",
-    start="first",
-  ),
   "entropy_adaptive": methods.TopEntropyMask(rho=1.0, adaptive=True),
   "bnpo_decomposed": methods.Bnpo(decompose=True, ranges="0_2"),
+  "eksft_official": methods.Eksft(official=True, adjust=True, ratio=0.3),
+  "eksft_lasting": methods.Eksft(
+    adjust=True, combine="intersection", ratio=0.6
+  ),
 }
 
 # Checks that a method cannot pass, and the mathematics of why.
@@ -130,7 +124,7 @@ class MethodContractTest(chex.TestCase):
   @parameterized.named_parameters(
     (f"{name}_{check.__name__}", config, check)
     for name, config in VARIANTS.items()
-    for check in contract.CHECKS
+    for check in contract.checks(config.build())
     if (name, check.__name__) not in EXEMPT
   )
   def test(self, config, check):

@@ -40,7 +40,7 @@ def _params():
   return {"table": 0.3 * jax.random.normal(jax.random.key(1), (T, V))}
 
 
-def _score(params, rollout):
+def _score(params, rollout, reference=None):
   logits = jax.nn.log_softmax(params["table"])
   chosen = jnp.where(rollout.mask, rollout.completions, 0)
   logprobs = logits[jnp.arange(T)[None, :], chosen]
@@ -51,26 +51,32 @@ def _score(params, rollout):
     logprobs=jnp.where(rollout.mask, logprobs, 0.0),
     entropy=jnp.where(rollout.mask, entropy[None, :], 0.0),
     hidden=jnp.broadcast_to(params["table"], (*rollout.mask.shape, V)),
-    token_hidden=_states(params, rollout.completions, rollout.mask),
-    prompt_hidden=_states(params, rollout.prompts, rollout.prompt_mask),
+    vocab_size=V,
+    **_compared(logits, reference, rollout.mask),
   )
 
 
-def _states(params, tokens, mask):
-  """Of each token, 0 on padding; it depends on those before it, too."""
-  known = jnp.where(mask, tokens, 0)
-  states = jnp.where(mask[..., None], params["table"].T[known], 0.0)
-  return jnp.where(mask[..., None], jnp.cumsum(states, axis=1), 0.0)
+def _compared(logits, reference, mask):
+  if reference is None:
+    return {}
+  p, gap = jnp.exp(logits), logits - jax.nn.log_softmax(reference["table"])
+  found = {
+    "reference_kl": (p * gap).sum(axis=1),
+    "collision": (p**2).sum(axis=1),
+  }
+  return {name: jnp.where(mask, x[None, :], 0.0) for name, x in found.items()}
 
 
 def _scorer(method):
   """Only what the step computes for the needs."""
-  kept = method.needs | ({"hidden"} if "values" in method.needs else set())
-  fields = {field.name for field in dataclasses.fields(types.Scores)}
-  names = fields - kept - {"logprobs", "values"}
+  kept = {"entropy", "prompt_logprobs"} & method.needs
+  kept |= {"hidden"} if "values" in method.needs else method.needs & {"hidden"}
+  kept |= {"reference_kl", "collision"} & method.needs
+  names = {"entropy", "hidden", "prompt_logprobs", "collision"} - kept
 
-  def score(params, rollout):
-    return _score(params, rollout).replace(**dict.fromkeys(names))
+  def score(params, rollout, *reference):
+    found = _score(params, rollout, *reference)
+    return found.replace(**dict.fromkeys(names))
 
   return score
 

@@ -119,6 +119,45 @@ class ScoreTest(chex.TestCase):
     _close(_kept(got, rollout), expected)
 
 
+class ReferenceKlTest(chex.TestCase):
+  """Scores.reference_kl of a real model: padded, packed and on a mesh."""
+
+  NEEDS = frozenset({"reference_kl", "collision"})
+
+  def _score(self, rollout, mesh=None):
+    fn = score.make_score(
+      families.build(_GEMMA), temperature=0.7, needs=self.NEEDS
+    )
+    params = families.build(_GEMMA).init(jax.random.key(0))
+    reference = families.build(_GEMMA).init(jax.random.key(1))
+
+    def total(params, rollout):
+      scores = fn(params, rollout, reference)
+      weights = jnp.sin(jnp.arange(rollout.mask.size)).reshape(B * G, T)
+      value = (weights * (scores.reference_kl + scores.collision)).sum()
+      return value, scores.replace(hidden=None)
+
+    probe = jax.jit(meshes.traced_for(mesh, jax.grad(total, has_aux=True)))
+    return probe(params, meshes.place_rows(rollout, mesh))
+
+  def test_packed_and_on_a_mesh_it_is_that_of_padded_rows(self):
+    rollout = _ragged(1)
+    expected = jax.device_get(self._score(rollout))
+    kl = expected[1].reference_kl
+    self.assertGreater(kl[rollout.mask].mean(), 1e-3)
+    np.testing.assert_array_equal(kl[~rollout.mask], 0.0)
+    _close(self._score(_packed(rollout)), expected)
+    mesh = meshes.make_mesh(
+      B, data=2, fsdp=1, tensor=2, devices=jax.devices()[:4]
+    )
+    _close(jax.device_get(self._score(rollout, mesh)), expected)
+
+  def test_without_a_reference_it_is_refused(self):
+    fn = score.make_score(families.build(_LLAMA), needs=self.NEEDS)
+    with self.assertRaisesRegex(ValueError, "needs the reference"):
+      fn(_params(), _ragged())
+
+
 def _update(rollout, method=None, mesh=None, packed=False, **knobs):
   """Change of the parameters and metrics of a step of plain descent."""
   method = (method or methods.Grpo(beta=0.1)).build()
