@@ -9,13 +9,19 @@ from jaxrl_llm.advantages.baselines import (
   length_weighted,
   mean_scaled,
   rescaled_centred,
+  virtual_normalized,
 )
 from jaxrl_llm.advantages.batch import batch_normalized, batch_scaled
 from jaxrl_llm.advantages.beta import (
   beta_normalized,
   beta_normalized_components,
 )
-from jaxrl_llm.advantages.components import combined, gdpo, normalized_sum
+from jaxrl_llm.advantages.components import (
+  combined,
+  discretized,
+  gdpo,
+  normalized_sum,
+)
 from jaxrl_llm.advantages.gae import explained_variance, generalized_advantages
 from jaxrl_llm.advantages.group import (
   group_centred,
@@ -26,6 +32,12 @@ from jaxrl_llm.advantages.group import (
 from jaxrl_llm.advantages.optimal_token import (
   optimal_token_baseline,
   tir_optimal_token_baseline,
+)
+from jaxrl_llm.advantages.reshaping import (
+  difficulty_reshaped,
+  hysteretic,
+  position_shaped,
+  positive_per_negative,
 )
 from jaxrl_llm.advantages.token import (
   discounted_returns,
@@ -42,13 +54,16 @@ __all__ = [
   "beta_normalized",
   "beta_normalized_components",
   "combined",
+  "difficulty_reshaped",
   "discounted_returns",
+  "discretized",
   "explained_variance",
   "gdpo",
   "generalized_advantages",
   "greedy_baseline",
   "group_centred",
   "group_normalized",
+  "hysteretic",
   "kl_penalized",
   "kl_penalized_outcome",
   "last_token_rewards",
@@ -58,7 +73,10 @@ __all__ = [
   "mean_scaled",
   "normalized_sum",
   "optimal_token_baseline",
+  "position_shaped",
+  "positive_per_negative",
   "rescaled_centred",
   "tir_optimal_token_baseline",
+  "virtual_normalized",
   "whiten",
 ]

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxrl_llm.advantages import group
+from pallas_kernels import group_stats
 
 
 def mean_scaled(
@@ -168,6 +169,63 @@ def rescaled_centred(
   return (alpha.astype(rewards.dtype) * groups.centred / divisor).reshape(-1)
 
 
+def virtual_normalized(
+  rewards: Float[Array, "N"],
+  weights: Float[Array, "N"] | None = None,
+  *,
+  group_size: int,
+  r_max: float = 1.0,
+  n_virtual: int = 1,
+  eps: float = 1e-6,
+) -> Float[Array, "N"]:
+  """Standardises beside imagined completions of the highest reward (NGRPO).
+
+    e_g = (r_1, ..., r_G, r_max repeated m times)
+    A_i = (r_i - mean e_g) / (std e_g + eps),  std over G + m - 1
+
+  A group that is wrong throughout pushes away from its answers: with rewards
+  of 0, r_max and m of 1 every A_i is -1 / sqrt(G + 1). One that is right
+  throughout gets exactly 0. m = 0 is group_normalized. In a group the
+  advantages sum to -m (r_max - mean) / (std + eps).
+
+  Args:
+    rewards: outcome of each completion, groups contiguous, at most r_max.
+    weights: a row counts where this is positive; None counts all.
+    group_size: G; must divide N.
+    r_max: highest reward that the task can give.
+    n_virtual: m, imagined completions a group; 0 or more.
+    eps: added to the standard deviation, in units of reward.
+
+  Returns:
+    Advantages, dimensionless. A row without siblings is compared with nothing,
+    nothing imagined either: r / (1 + eps), as in the official code.
+
+  Raises:
+    ValueError: if n_virtual < 0, r_max is not finite or eps <= 0.
+
+  References:
+    NGRPO, arXiv:2509.18851, and its official code.
+  """
+  check_virtual(r_max=r_max, n_virtual=n_virtual)
+  group.check_std(ddof=1, eps=eps)
+  chex.assert_rank(rewards, 1)
+  grouped = rewards.reshape(-1, group_size)
+  counted = group.counted_rows(weights, grouped)
+  several = counted.sum(axis=1, keepdims=True) > 1
+  shape = grouped.shape[0], n_virtual
+  best = jnp.full(shape, r_max, grouped.dtype)
+  found = group_stats.group_moments(
+    jnp.concatenate([grouped, best], axis=1).reshape(-1),
+    group_size + n_virtual,
+    mask=jnp.concatenate(
+      [counted, jnp.broadcast_to(several, shape)], axis=1
+    ).reshape(-1),
+  )
+  compared = found.centred / (found.std(ddof=1) + eps)
+  alone = jnp.where(counted, grouped, 0.0) / (1.0 + eps)
+  return jnp.where(several, compared[:, :group_size], alone).reshape(-1)
+
+
 def greedy_baseline(
   returns: Float[Array, "N T"],
   greedy_rewards: Float[Array, "N"],
@@ -203,3 +261,11 @@ def check_rescaling(*, count: str, divisor: float) -> None:
     )
   if not 0 < divisor < float("inf"):
     raise ValueError(f"divisor must be positive and finite, got {divisor}.")
+
+
+def check_virtual(*, r_max: float, n_virtual: int) -> None:
+  """Raises ValueError for what virtual_normalized cannot take."""
+  if not abs(r_max) < float("inf"):
+    raise ValueError(f"r_max must be finite, got {r_max}.")
+  if n_virtual < 0:
+    raise ValueError(f"n_virtual must be 0 or more, got {n_virtual}.")

@@ -5,6 +5,8 @@ takes no part in the statistics of its group. A row without any component, or
 of weight 0, gets exactly 0; so does a group whose components are all equal.
 """
 
+from collections.abc import Sequence
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -49,6 +51,61 @@ def combined(
   present = ~jnp.isnan(components)
   total = _weighted(components, component_weights).sum(axis=1)
   return jnp.where(present.any(axis=1), total, jnp.nan)
+
+
+def discretized(
+  components: Float[Array, "N K"],
+  edges: Sequence[Sequence[float] | Float[Array, "m"]],
+  levels: Sequence[Sequence[float]],
+) -> Float[Array, "N K"]:
+  """Snaps each component to one of a few levels (PEARL).
+
+    D_ik = l_j,  j = number of edges e <= X_ik
+
+  Args:
+    components: X; NaN stays NaN.
+    edges: rising, of each component, or one list for all.
+    levels: one more than the edges of each component, or one list for all.
+
+  Raises:
+    ValueError: unless there is one list, or one for each component.
+
+  References:
+    PEARL, arXiv:2605.29582.
+  """
+  count = components.shape[1]
+  for name, lists in (("edges", edges), ("levels", levels)):
+    if len(lists) not in (1, count):
+      raise ValueError(
+        f"{name} must be one list, or one for each of {count} components, got"
+        f" {len(lists)}."
+      )
+  columns = []
+  for index, values in enumerate(components.T):
+    own = jnp.asarray(edges[index % len(edges)], components.dtype)
+    to = jnp.asarray(levels[index % len(levels)], components.dtype)
+    found = to[(values[:, None] >= own[None, :]).sum(axis=1)]
+    columns.append(jnp.where(jnp.isnan(values), jnp.nan, found))
+  return jnp.stack(columns, axis=1)
+
+
+def thirds(
+  components: Float[Array, "N K"],
+  weights: Float[Array, "N"] | None = None,
+) -> Float[Array, "K 2"]:
+  """Edges at a third and two thirds of what each component ranges over.
+
+  Args:
+    components: X of the batch, NaN where one does not apply.
+    weights: a row counts where this is positive; None counts all.
+  """
+  counted = group.counted_rows(weights, components[:, 0])
+  seen = ~jnp.isnan(components) & counted[:, None]
+  low = jnp.where(seen, components, jnp.inf).min(axis=0)
+  high = jnp.where(seen, components, -jnp.inf).max(axis=0)
+  low = jnp.where(seen.any(axis=0), low, 0.0)
+  width = jnp.where(seen.any(axis=0), high, 0.0) - low
+  return low[:, None] + width[:, None] * jnp.array([[1, 2]], low.dtype) / 3
 
 
 def normalized_sum(

@@ -1,5 +1,7 @@
 """One paper, one file; METHODS lists them by hand."""
 
+from jaxrl_llm.methods.a_grae import AGrae
+from jaxrl_llm.methods.aspo import Aspo
 from jaxrl_llm.methods.base import Method, MethodConfig
 from jaxrl_llm.methods.bnpo import Bnpo
 from jaxrl_llm.methods.bypass import Bypass
@@ -20,15 +22,18 @@ from jaxrl_llm.methods.gpg import Gpg
 from jaxrl_llm.methods.grpo import Grpo
 from jaxrl_llm.methods.gspo import Gspo
 from jaxrl_llm.methods.gspo_token import GspoToken
+from jaxrl_llm.methods.hpo import Hpo
 from jaxrl_llm.methods.kl_and_aggregation import KlAndAggregation
 from jaxrl_llm.methods.kl_cov import KlCov
 from jaxrl_llm.methods.luspo import Luspo
 from jaxrl_llm.methods.m2po import M2po
 from jaxrl_llm.methods.max_rl import MaxRl
+from jaxrl_llm.methods.ngrpo import Ngrpo
 from jaxrl_llm.methods.offpolicy_correction import OffPolicyCorrection
 from jaxrl_llm.methods.opo import Opo
 from jaxrl_llm.methods.opsm import Opsm
 from jaxrl_llm.methods.passk_advantage import PasskAdvantage
+from jaxrl_llm.methods.pearl import Pearl
 from jaxrl_llm.methods.ppo_gae import Ppo
 from jaxrl_llm.methods.registry import METHODS, get
 from jaxrl_llm.methods.reinforce_pp import ReinforcePp
@@ -42,6 +47,8 @@ from jaxrl_llm.methods.vespo import Vespo
 
 __all__ = [
   "METHODS",
+  "AGrae",
+  "Aspo",
   "Bnpo",
   "Bypass",
   "Cispo",
@@ -61,6 +68,7 @@ __all__ = [
   "Grpo",
   "Gspo",
   "GspoToken",
+  "Hpo",
   "KlAndAggregation",
   "KlCov",
   "Luspo",
@@ -68,10 +76,12 @@ __all__ = [
   "MaxRl",
   "Method",
   "MethodConfig",
+  "Ngrpo",
   "OffPolicyCorrection",
   "Opo",
   "Opsm",
   "PasskAdvantage",
+  "Pearl",
   "Ppo",
   "ReinforcePp",
   "Remax",

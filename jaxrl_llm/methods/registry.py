@@ -3,6 +3,8 @@
 import difflib
 
 from jaxrl_llm.methods import base
+from jaxrl_llm.methods.a_grae import AGrae
+from jaxrl_llm.methods.aspo import Aspo
 from jaxrl_llm.methods.bnpo import Bnpo
 from jaxrl_llm.methods.bypass import Bypass
 from jaxrl_llm.methods.cispo import Cispo
@@ -22,15 +24,18 @@ from jaxrl_llm.methods.gpg import Gpg
 from jaxrl_llm.methods.grpo import Grpo
 from jaxrl_llm.methods.gspo import Gspo
 from jaxrl_llm.methods.gspo_token import GspoToken
+from jaxrl_llm.methods.hpo import Hpo
 from jaxrl_llm.methods.kl_and_aggregation import KlAndAggregation
 from jaxrl_llm.methods.kl_cov import KlCov
 from jaxrl_llm.methods.luspo import Luspo
 from jaxrl_llm.methods.m2po import M2po
 from jaxrl_llm.methods.max_rl import MaxRl
+from jaxrl_llm.methods.ngrpo import Ngrpo
 from jaxrl_llm.methods.offpolicy_correction import OffPolicyCorrection
 from jaxrl_llm.methods.opo import Opo
 from jaxrl_llm.methods.opsm import Opsm
 from jaxrl_llm.methods.passk_advantage import PasskAdvantage
+from jaxrl_llm.methods.pearl import Pearl
 from jaxrl_llm.methods.ppo_gae import Ppo
 from jaxrl_llm.methods.reinforce_pp import ReinforcePp
 from jaxrl_llm.methods.remax import Remax
@@ -79,10 +84,15 @@ METHODS: dict[str, type[base.MethodConfig]] = {
   "drpo": Drpo,
   "sft": Sft,
   "eksft": Eksft,
+  "ngrpo": Ngrpo,
+  "a_grae": AGrae,
+  "hpo": Hpo,
+  "pearl": Pearl,
+  "aspo": Aspo,
 }
 
 # Other names that a method is known by.
-ALIASES = {"ppo_gae": "ppo"}
+ALIASES = {"ppo_gae": "ppo", "a_hpo": "hpo", "ahpo": "hpo"}
 
 
 def get(name: str) -> type[base.MethodConfig]:
@@ -118,7 +128,7 @@ def _nearest(name: str) -> list[str]:
   around = [known for known in METHODS if f"_{spelled}_" in f"_{known}_"]
   if around:
     return around
-  near = difflib.get_close_matches(spelled, METHODS, n=3, cutoff=0.5)
+  near = difflib.get_close_matches(spelled, METHODS, n=len(METHODS), cutoff=0.5)
   # Letters swapped or doubled first.
   near.sort(
     key=lambda known: (

@@ -197,8 +197,15 @@ def _no_rows(rollout):
   return jnp.zeros(rollout.rewards.shape)
 
 
+def _first_call(rollout):
+  """Two of three rows call code, at one of their first tokens."""
+  rows = jnp.arange(rollout.rewards.shape[0])
+  return jnp.where(rows % 3 == 0, -1, rows % 5).astype(jnp.int32)
+
+
 # What plans add to rollouts, by name: rollout -> array.
 EXTRAS: dict[str, Callable[[types.Rollout], Array]] = {
+  "first_call": _first_call,
   "greedy_rewards": _greedy_rewards,
   "stale": _no_rows,
 }

@@ -32,6 +32,29 @@ def drop_uniform_groups() -> types.RolloutTransform:
   return chain.stateless(drop)
 
 
+def drop_solved_groups(best: float) -> types.RolloutTransform:
+  """Weighs groups 0 whose counted rewards all reach `best`.
+
+  Nothing is left to learn from them, but their tokens would be in the
+  denominator of the loss. Groups of equal lower rewards stay, for methods that
+  learn from failures alone.
+
+  Args:
+    best: reward of a correct completion.
+
+  References:
+    NGRPO, arXiv:2509.18851.
+  """
+
+  def drop(rollout):
+    short = (rollout.weights > 0) & ~(rollout.rewards >= best)
+    solved = ~short.reshape(-1, rollout.group_size).any(axis=1)
+    rows = jnp.repeat(solved, rollout.group_size)
+    return rollout.replace(weights=jnp.where(rows, 0.0, rollout.weights))
+
+  return chain.stateless(drop)
+
+
 def without_truncated(rollout: types.Rollout) -> types.Rollout:
   """Weighs rows 0 that ended by length (overlong filtering).
 

@@ -95,3 +95,81 @@ class GdpoTest(chex.TestCase):
   def test_weights_must_be_one_a_component(self):
     with self.assertRaises(AssertionError):
       components.gdpo(PARTS, jnp.ones(2), group_size=4)
+
+
+LEVELS = [[0.0, 0.5, 1.0]]
+
+
+def _pearl(parts, edges, levels=LEVELS, weights=ONES, **knobs):
+  snapped = components.discretized(parts, edges, levels)
+  return components.normalized_sum(snapped, weights, group_size=4, **knobs)
+
+
+class DiscretizedTest(chex.TestCase):
+  def test_a_value_at_an_edge_is_above_it(self):
+    values = jnp.array([[-9.0], [0.0], [0.1], [0.5], [9.0], [NAN]])
+    np.testing.assert_array_equal(
+      components.discretized(values, [[0.0, 0.5]], [[7.0, 8.0, 5.0]]),
+      [[7.0], [8.0], [8.0], [5.0], [5.0], [NAN]],
+    )
+
+  @chex.variants(with_jit=True, without_jit=True)
+  def test_a_rising_affine_map_of_a_reward_and_its_edges(self):
+    edges = [[-0.5, 0.5], [0.0, 1.0], [-1.0, 0.0]]
+    fn = self.variant(lambda x, e: _pearl(x, e), static_argnums=())
+    plain = fn(PARTS, jnp.array(edges))
+    scale, add = jnp.array([4.0, 1.0, 0.5]), jnp.array([1.0, 0.0, -2.0])
+    mapped = jnp.array(edges) * scale[:, None] + add[:, None]
+    chex.assert_trees_all_equal(
+      fn(PARTS * scale[None] + add[None], mapped), plain
+    )
+
+  def test_thirds_follow_the_scale_of_a_reward(self):
+    scale = jnp.array([[1.0, 64.0, 0.125]])
+    chex.assert_trees_all_equal(
+      _pearl(PARTS, components.thirds(PARTS)),
+      _pearl(PARTS * scale, components.thirds(PARTS * scale)),
+    )
+    np.testing.assert_allclose(
+      components.thirds(jnp.array([[0.0, 5], [3, NAN], [9, 5]])),
+      [[3.0, 6.0], [5.0, 5.0]],
+      rtol=1e-6,
+    )
+
+  def test_thirds_do_not_see_dropped_rows(self):
+    weights = jnp.ones(8).at[3].set(0.0)
+    chex.assert_trees_all_equal(
+      components.thirds(PARTS, weights),
+      components.thirds(PARTS.at[3].set(1e9), weights),
+    )
+
+  def test_credit_of_a_group_sums_to_zero(self):
+    sums = _pearl(PARTS, components.thirds(PARTS)).reshape(-1, 4).sum(axis=1)
+    np.testing.assert_allclose(sums, 0.0, atol=1e-6)
+
+  def test_values_of_one_level_get_one_credit(self):
+    near = PARTS.at[0].set(jnp.array([0.1, 0.2, 0.3]))
+    other = PARTS.at[0].set(jnp.array([0.4, 0.45, 0.3]))
+    chex.assert_trees_all_equal(
+      _pearl(near, [[0.0, 0.5]]), _pearl(other, [[0.0, 0.5]])
+    )
+
+  def test_one_reward_with_fine_levels_is_grpo(self):
+    edges = jnp.linspace(-4.0, 4.0, 8001)
+    levels = jnp.concatenate([edges[:1] - 0.001, edges]) + 0.0005
+    fine = _pearl(PARTS[:, :1], [edges], [levels], jnp.ones(1))
+    grpo = group.group_normalized(PARTS[:, 0], group_size=4)
+    np.testing.assert_allclose(fine, grpo, atol=5e-3)
+
+  def test_the_scale_of_levels_does_not_matter(self):
+    edges = [[0.0, 0.5]]
+    many = [[0.0, 50.0, 100.0], *LEVELS, *LEVELS]
+    np.testing.assert_allclose(
+      _pearl(PARTS, edges, many, eps=1e-9),
+      _pearl(PARTS, edges, eps=1e-9),
+      rtol=1e-5,
+    )
+
+  def test_one_list_or_one_for_each(self):
+    with self.assertRaisesRegex(ValueError, "edges must be .* 3 .* got 2"):
+      components.discretized(PARTS, [[0.0], [1.0]], [[0.0, 1.0]])

@@ -13,6 +13,7 @@ from jaxrl_llm.advantages import (
   components,
   group,
   optimal_token,
+  reshaping,
   token,
 )
 
@@ -82,6 +83,16 @@ BY_GROUP = {
   "gdpo": lambda r, **knobs: components.gdpo(*_two(r), **knobs),
   "optimal_token": _optimal(optimal_token.optimal_token_baseline),
   "tir_optimal_token": _optimal(optimal_token.tir_optimal_token_baseline),
+  "a_grae": lambda r, **knobs: reshaping.difficulty_reshaped(
+    group.group_normalized(r, **knobs), r, **knobs
+  ),
+  "pearl": lambda r, **knobs: components.normalized_sum(
+    components.discretized(
+      _two(r)[0], components.thirds(_two(r)[0]), [[0.0, 0.5, 1.0]]
+    ),
+    _two(r)[1],
+    **knobs,
+  ),
   "bnpo": beta.beta_normalized,
   "bnpo_decomposed": lambda r, **knobs: beta.beta_normalized_components(
     _two(r)[0], **knobs

@@ -24,3 +24,29 @@ def mask(case):
 def asked(case, found: dict) -> dict:
   """Of what we have, the outputs that the case has."""
   return {name: found[name] for name in case.outputs if name in found}
+
+
+def has_logprobs(case) -> bool:
+  """Whether a loss can be asked for."""
+  return bool({"old_logprobs", "old_logp", "old_log_prob"} & case.inputs.keys())
+
+
+def logprobs(case, dtype) -> tuple:
+  """Of the policy now, and before the step; [N, T]."""
+  return (
+    _named(case, dtype, "logprobs", "logp", "log_prob", "new_logprobs"),
+    _named(case, dtype, "old_logprobs", "old_logp", "old_log_prob"),
+  )
+
+
+def clips(case, low: float, high: float) -> tuple[float, float]:
+  """How far the ratio may fall and rise: as the case says, else as given."""
+  said = case.params
+  low = said.get("clip_low", said.get("eps_neg", said.get("eps_low", low)))
+  high = said.get("clip_high", said.get("eps_pos", said.get("eps_high", high)))
+  return low, high
+
+
+def _named(case, dtype, *names):
+  (name,) = (name for name in names if name in case.inputs)
+  return case.array(name, dtype)

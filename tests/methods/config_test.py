@@ -162,6 +162,21 @@ class BuildTest(chex.TestCase):
     (methods.Bnpo(ranges="0_1"), "for decompose; got '0_1'"),
     (methods.Bnpo(decompose=True, ranges="0_1,3"), "got '3'"),
     (methods.Bnpo(decompose=True, ranges="1_0"), "got 1.0 and 0.0"),
+    (methods.Ngrpo(n_virtual=-1), "n_virtual must be 0 or more"),
+    (methods.Ngrpo(entropy_coef=-1.0), "entropy_coef"),
+    (methods.AGrae(alpha=0.0), "alpha must be in"),
+    (methods.AGrae(credit="rloo"), "credit must be one of grpo, dr_grpo"),
+    (methods.AGrae(easy_factor="both"), "easy_factor must be paper or code"),
+    (methods.Hpo(alpha=1.1), "alpha must be in"),
+    (methods.Hpo(alpha_min=-0.1), "alpha_min must be in"),
+    (methods.Pearl(edges="0.5_0.2"), "edges must rise"),
+    (methods.Pearl(edges="1/0"), "edges must be numbers"),
+    (methods.Pearl(levels="0_1"), "one more than edges .two, at thirds"),
+    (methods.Pearl(edges="1_2,1_2", levels="0_1_2,0_1"), "must be one more"),
+    (methods.Pearl(edges="1_2,1_2,3", levels="0_1_2,0_1"), "must be one more"),
+    (methods.Aspo(k=-1.0), "k must be 0 or more"),
+    (methods.Aspo(marker="("), "must be a regular expression, got '\\('"),
+    (methods.Aspo(marker="a*"), "must not match an empty text"),
   )
   def test_a_bad_hyper_parameter_is_one_clear_line(self, config, message):
     with self.assertRaisesRegex(ValueError, message) as caught:
@@ -248,6 +263,11 @@ LEGAL = {
   ("clip_cov", "cov_low", -5.0): "a covariance may be negative",
   ("clip_cov", "seed", -5): "any number seeds",
   ("bnpo", "min_value", -5.0): "a reward may be negative",
+  ("ngrpo", "r_max", -5.0): "a reward may be negative",
+  ("a_grae", "success", -5.0): "a reward may be negative",
+  ("aspo", "correct", -5.0): "a reward may be negative",
+  ("aspo", "delta", -5.0): "earlier is better",
+  ("aspo", "marker", "nonsense"): "any word may mark a call",
 }
 
 
@@ -291,6 +311,7 @@ class NamesTest(chex.TestCase):
 
   def test_a_method_may_have_another_name(self):
     self.assertIs(methods.get("ppo_gae"), methods.Ppo)
+    self.assertIs(methods.get("a_hpo"), methods.Hpo)
 
   @parameterized.parameters(
     ("grop", "grpo"),

@@ -96,6 +96,13 @@ VARIANTS = {name: config() for name, config in methods.METHODS.items()} | {
   "eksft_lasting": methods.Eksft(
     adjust=True, combine="intersection", ratio=0.6
   ),
+  "ngrpo_no_virtual": methods.Ngrpo(n_virtual=0, filter_groups=False),
+  "a_grae_code": methods.AGrae(
+    alpha=0.5, easy_factor="code", credit="dr_grpo", success=0.5
+  ),
+  "hpo_adaptive": methods.Hpo(adaptive=True),
+  "pearl_lists": methods.Pearl(edges="1/3", levels="-1_1", batch_renorm=True),
+  "aspo_aggressive": methods.Aspo(delta=-2.5, k=0.9, filter_groups=False),
 }
 
 # Checks that a method cannot pass, and the mathematics of why.
@@ -105,7 +112,9 @@ _TRUNCATED = "truncated rows are left out: theirs is no gradient"
 _DROPPED = "a completion may lose all of its tokens: it is not pushed"
 _LOW_ENTROPY = "a completion may have no token of high entropy: not pushed"
 _FADES = "the check's critic says the constant, a discounted one fades"
+_FAILURES = "equal failures teach: they are compared with a success"
 EXEMPT = {
+  ("ngrpo", "equal_rewards_teach_nothing"): _FAILURES,
   ("top_entropy_mask", "rewards_push_the_right_way"): _LOW_ENTROPY,
   ("top_entropy_bonus", "rewards_push_the_right_way"): _LOW_ENTROPY,
   ("ppo_discounted", "equal_rewards_teach_nothing"): _FADES,
