@@ -109,6 +109,9 @@ class Scores:
     reference_kl: [N, T] KL (nats) of each token's distribution to the frozen
       reference's, a sum over the vocabulary, or None.
     collision: [N, T] probability that two draws agree, sum_v p_v^2, or None.
+    token_hidden: [N, T, D] final hidden states at the completion's own tokens,
+      the last one too (`hidden` is at the token before each), or None.
+    prompt_hidden: [N, S, D] the same at the prompt's tokens, or None.
     vocab_size: V, a Python int known at trace time.
   """
 
@@ -119,6 +122,8 @@ class Scores:
   prompt_logprobs: Float[Array, "N S"] | None = None
   reference_kl: Float[Array, "N T"] | None = None
   collision: Float[Array, "N T"] | None = None
+  token_hidden: Float[Array, "N T D"] | None = None
+  prompt_hidden: Float[Array, "N S D"] | None = None
   vocab_size: int = struct.field(pytree_node=False, default=0)
 
 

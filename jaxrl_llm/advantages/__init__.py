@@ -29,6 +29,7 @@ from jaxrl_llm.advantages.group import (
   leave_one_out,
   leave_one_out_normalized,
 )
+from jaxrl_llm.advantages.hidden_rank import effective_rank, rank_dynamics
 from jaxrl_llm.advantages.optimal_token import (
   optimal_token_baseline,
   tir_optimal_token_baseline,
@@ -57,6 +58,7 @@ __all__ = [
   "difficulty_reshaped",
   "discounted_returns",
   "discretized",
+  "effective_rank",
   "explained_variance",
   "gdpo",
   "generalized_advantages",
@@ -76,6 +78,7 @@ __all__ = [
   "position_shaped",
   "positive_per_negative",
   "rescaled_centred",
+  "rank_dynamics",
   "tir_optimal_token_baseline",
   "virtual_normalized",
   "whiten",

@@ -5,7 +5,7 @@ mesh axis cuts a logical axis. Both are plain data: another layout is another
 dictionary. An axis that its mesh axis does not divide stays whole.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import math
 from typing import Any
 
@@ -163,6 +163,34 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
     return x
   spec = partition(names, x.shape, mesh)
   return jax.lax.with_sharding_constraint(x, spec)
+
+
+def by_rows(
+  function: Callable[..., Any], *arrays: jax.Array, group_size: int = 1
+) -> Any:
+  """function(*arrays), on each device's own rows.
+
+  For what goes through its rows one after another: left to the partitioner,
+  the rows of all devices would be brought to each.
+
+  Args:
+    function: of arrays [N, ...], to such arrays; must treat every group of rows
+      for itself. No gradient comes back.
+    *arrays: [N, ...].
+    group_size: rows that must stay together.
+  """
+  mesh = mesh_in_use()
+  arrays = jax.lax.stop_gradient(arrays)
+  if mesh is None:
+    return function(*arrays)
+  groups = arrays[0].shape[0] // group_size
+  rows = partition(("rows",), (groups,), mesh)
+  return jax.shard_map(
+    function,
+    in_specs=rows,
+    out_specs=rows,
+    check_vma=False,  # the decompositions do not say over what they vary
+  )(*arrays)
 
 
 def mesh_in_use() -> jax.sharding.AbstractMesh | None:

@@ -43,6 +43,7 @@ from jaxrl_llm.methods.sapo import Sapo
 from jaxrl_llm.methods.sft import Sft
 from jaxrl_llm.methods.soft_overlong import SoftOverlong
 from jaxrl_llm.methods.top_entropy_mask import TopEntropyMask
+from jaxrl_llm.methods.verl_rank import VerlRank
 from jaxrl_llm.methods.vespo import Vespo
 
 __all__ = [
@@ -90,6 +91,7 @@ __all__ = [
   "SoftOverlong",
   "Sapo",
   "TopEntropyMask",
+  "VerlRank",
   "Vespo",
   "get",
 ]

@@ -18,10 +18,10 @@ from jaxrl_llm.transforms import chain
 
 # What a method may need the step to compute for it.
 #   ref_logprobs  rollout.ref_logprobs, by the frozen reference
-#   entropy, hidden, values  these fields of Scores
+#   entropy, hidden, values, prompt_logprobs, token_hidden, prompt_hidden
+#               these fields of Scores
 #   reference_kl  the same: a forward of the frozen reference for each of ours
 #   collision  the same, beside reference_kl
-#   prompt_logprobs  the same
 #   old_scores  one forward before the transform: the trainer's old_logprobs,
 #               extras trainer_logprobs, sampler_logprobs, what the method
 #               measures and, for the fields of Scores that are needed,
@@ -36,6 +36,8 @@ NEEDS = frozenset(
     "prompt_logprobs",
     "reference_kl",
     "collision",
+    "token_hidden",
+    "prompt_hidden",
     "old_scores",
     "now_scores",
   }
@@ -216,6 +218,16 @@ def regularizers(
   return tuple(parts), frozenset(
     needs | ({"entropy"} if entropy_coef else set())
   )
+
+
+def check_packed(needs: frozenset[str]) -> None:
+  """Raises ValueError for needs that a rollout with a packing cannot meet."""
+  for name in ("token_hidden", "prompt_hidden"):
+    if name in needs:
+      raise ValueError(
+        f"pack must be False for a method that needs {name!r}: packed tokens"
+        " leave out the last one of each completion."
+      )
 
 
 def check_kl(kl: str) -> None:

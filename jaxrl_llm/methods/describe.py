@@ -23,6 +23,10 @@ _NEEDS = {
   "reference_kl": "a forward of the frozen reference for each of the policy's,"
   " and the logits of both, a few tokens at a time",
   "collision": "the sum of the squared probabilities, from the same logits",
+  "token_hidden": "final hidden states at each completion's own tokens, of"
+  " which one more is fed; no packing",
+  "prompt_hidden": "final hidden states of the prompts, from the forwards there"
+  " are",
   "now_scores": "a scoring forward of the policy before each update",
   "passes": "a scoring forward of the policy under another prompt, once a step",
   "annotated": "what the host reads from the texts, step by step",

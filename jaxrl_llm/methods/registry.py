@@ -44,6 +44,7 @@ from jaxrl_llm.methods.sapo import Sapo
 from jaxrl_llm.methods.sft import Sft
 from jaxrl_llm.methods.soft_overlong import SoftOverlong
 from jaxrl_llm.methods.top_entropy_mask import TopEntropyMask
+from jaxrl_llm.methods.verl_rank import VerlRank
 from jaxrl_llm.methods.vespo import Vespo
 
 METHODS: dict[str, type[base.MethodConfig]] = {
@@ -89,6 +90,7 @@ METHODS: dict[str, type[base.MethodConfig]] = {
   "hpo": Hpo,
   "pearl": Pearl,
   "aspo": Aspo,
+  "verl_rank": VerlRank,
 }
 
 # Other names that a method is known by.

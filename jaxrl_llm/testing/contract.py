@@ -79,7 +79,7 @@ def padding_is_never_read(method: base.Method) -> None:
   for junk in (jnp.inf, -jnp.inf, jnp.nan):
     dirty = evaluate(
       method,
-      _spoilt(scores, rollout.mask, junk),
+      _spoil_scores(scores, rollout.mask, rollout.prompt_mask, junk),
       rollout.replace(
         old_logprobs=_spoil(rollout.old_logprobs, rollout.mask, junk),
         ref_logprobs=_spoil(rollout.ref_logprobs, rollout.mask, junk),
@@ -149,7 +149,7 @@ def dropped_rows_are_not_seen(method: base.Method) -> None:
   row = dropped[:, None] & jnp.ones_like(rollout.mask)
   dirty = evaluate(
     method,
-    _spoilt(scores, ~row, jnp.nan),
+    _spoil_scores(scores, ~row, ~dropped[:, None], jnp.nan),
     rollout.replace(
       old_logprobs=_spoil(rollout.old_logprobs, ~row, jnp.nan),
       ref_logprobs=_spoil(rollout.ref_logprobs, ~row, jnp.nan),
@@ -234,27 +234,15 @@ SUPERVISED: Checks = (answers_become_likelier, samples_are_never_read)
 def _only_needed(method, scores, rollout):
   """Without what the method does not ask for: `needs` must be honest."""
   needed = method.needs
-  if "values" not in needed:
-    scores = scores.replace(values=None)
+  unasked = set(rollouts.ARRAYS) - needed - {"logprobs"}
+  scores = scores.replace(**dict.fromkeys(unasked))
   rollout = rollouts.with_extras(rollout, method.plan.extras)
   if "old_scores" in needed:
     rollout = _with_old_scores(method, scores, rollout)
   rollout = _with_passes(method, rollout)
-  return (
-    types.Scores(
-      logprobs=scores.logprobs,
-      entropy=scores.entropy if "entropy" in needed else None,
-      hidden=scores.hidden if "hidden" in needed else None,
-      values=scores.values,
-      prompt_logprobs=scores.prompt_logprobs
-      if "prompt_logprobs" in needed
-      else None,
-      reference_kl=scores.reference_kl if "reference_kl" in needed else None,
-      collision=scores.collision if "collision" in needed else None,
-      vocab_size=scores.vocab_size,
-    ),
-    rollout if "ref_logprobs" in needed else rollout.replace(ref_logprobs=None),
-  )
+  if "ref_logprobs" not in needed:
+    rollout = rollout.replace(ref_logprobs=None)
+  return scores, rollout
 
 
 def _with_old_scores(method, scores, rollout):
@@ -292,16 +280,21 @@ def _piece(tree, index, pieces):
   return jax.tree.map(cut, tree)
 
 
-def _spoilt(scores, keep, junk):
-  """Scores with junk in all that is [N, T]."""
-  names = ("logprobs", "entropy", "values", "reference_kl", "collision")
-  return scores.replace(
-    **{name: _spoil(getattr(scores, name), keep, junk) for name in names}
-  )
-
-
 def _spoil(array, keep, junk):
+  keep = keep.reshape(keep.shape + (1,) * (array.ndim - keep.ndim))
   return jnp.where(keep, array, junk)
+
+
+def _spoil_scores(scores, keep, keep_prompt, junk):
+  """Junk in all fields: [N, ...] where not to keep it, of prompts likewise."""
+  kept = {"prompt_logprobs": keep_prompt, "prompt_hidden": keep_prompt}
+  return scores.replace(
+    **{
+      name: _spoil(array, kept.get(name, keep), junk)
+      for name in rollouts.ARRAYS
+      if (array := getattr(scores, name)) is not None
+    }
+  )
 
 
 def _largest(tree) -> float:

@@ -1,6 +1,7 @@
 """Small random rollouts and what a scripted policy says about them."""
 
 from collections.abc import Callable, Mapping
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,13 @@ from jaxtyping import Array, Float
 import numpy as np
 
 from jaxrl_llm import types
+
+# The fields of Scores that hold an array.
+ARRAYS = tuple(
+  field.name
+  for field in dataclasses.fields(types.Scores)
+  if field.metadata.get("pytree_node", True)
+)
 
 
 def make_rollout(
@@ -133,8 +141,9 @@ def make_scores(
 
   Returns:
     Log-probs, entropy, log-probs of the prompts, KL to a reference and
-    collision of such an entropy, and values of a critic that is a little wrong
-    about the mean reward of make_rollout, 1/2.
+    collision of such an entropy, values of a critic that is a little wrong
+    about the mean reward of make_rollout, 1/2, and states of width 4 at the
+    tokens; those of a prompt are the same for its group.
   """
   keys = jax.random.split(jax.random.key(seed), 2)
   noise = scale * jax.random.normal(keys[0], rollout.mask.shape)
@@ -154,7 +163,17 @@ def make_scores(
     reference_kl=jnp.where(rollout.mask, noise**2, 0.0),
     collision=jnp.where(rollout.mask, jnp.exp(-1.1 * entropy), 0.0),
     vocab_size=vocab_size,
+    token_hidden=_states(rollout.mask, jnp.arange(prompts[0])),
+    prompt_hidden=_states(rollout.prompt_mask, -1 - first),
   )
+
+
+def _states(mask, of_row):
+  """[N, L, 4] with a walk of its own for each number of a row."""
+  shape = (*mask.shape, 4)
+  step = jnp.arange(1.0, shape[1] * 4 + 1).reshape(1, *shape[1:])
+  walk = jnp.cumsum(jnp.sin(step * (2.0 + of_row[:, None, None])), axis=1)
+  return jnp.where(mask[..., None], walk, 0.0)
 
 
 def scripted_score(

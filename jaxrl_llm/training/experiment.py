@@ -11,6 +11,7 @@ import operator
 from typing import Literal
 
 from jaxrl_llm import methods
+from jaxrl_llm.methods import base
 from jaxrl_llm.models import lora as low_rank
 from jaxrl_llm.optimizers import anchored
 
@@ -263,7 +264,10 @@ def validate(config: Experiment) -> None:
       value = operator.attrgetter(name)(config)
       if value < least:
         raise ValueError(f"{name} must be at least {least}, got {value}.")
-  least = config.method.build().min_group_size
+  method = config.method.build()
+  if config.pack:
+    base.check_packed(method.needs)
+  least = method.min_group_size
   if config.group_size < least:
     why = ": a method that compares siblings learns nothing from a group of one"
     raise ValueError(

@@ -11,20 +11,16 @@ from typing import Any
 
 import jax
 
-from jaxrl_llm.distributed import mesh as meshes
-from jaxrl_llm.distributed import processes, weight_sync
+from jaxrl_llm.distributed import processes
 from jaxrl_llm.methods import saved
 from jaxrl_llm.training import (
   adapter,
-  ahead,
   experiment,
   exporting,
-  gathering,
   inference,
+  learner,
   report,
-  rollouts,
   setup,
-  summary,
 )
 from jaxrl_llm.training import checkpoint as checkpoints
 from jaxrl_llm.training import metrics as metric_files
@@ -104,19 +100,12 @@ def train(
 
 
 class _Trainer:
-  """The mutable part of a run: state, files, display."""
+  """The mutable part of a run: what learns, files, display."""
 
   def __init__(self, run: setup.Run, pool, saver, folder: pathlib.Path):
     self._run, self._pool = run, pool
     self._saver, self._folder = saver, folder
-    self._state = run.init_state()
-    self._gathering = gathering.Gathering(run, pool)
-    self._rollouts = rollouts.Rollouts(
-      self._gathering,
-      steps=run.config.steps,
-      ahead=run.config.rollout_ahead,
-    )
-    self._reference = run.reference()
+    self._learner = learner.Learner(run, pool)
     self._origin = run.origin()
     self._first = 0
     self._signal, self._heard = None, 0.0
@@ -144,7 +133,7 @@ class _Trainer:
   def __exit__(self, *exc):
     for number, handler in self._handlers.items():
       signal.signal(number, handler)
-    self._rollouts.close()
+    self._learner.close()
     self._display.close()
     self._writer.close()
 
@@ -166,7 +155,9 @@ class _Trainer:
     all_devices = jax.device_count()
     idle = f" of {all_devices}" if devices < all_devices else ""
     idle += f", {own.size} to sample," if own else ""
-    adapter_size = sum(x.size for x in jax.tree.leaves(self._state.params))
+    adapter_size = sum(
+      x.size for x in jax.tree.leaves(self._learner.state.params)
+    )
     return {
       "run": str(self._folder),
       "model": f"{config.model.name} ({loaded.source})",
@@ -179,24 +170,19 @@ class _Trainer:
 
   def restore(self):
     """Loads the newest checkpoint into state, data order and position."""
-    arrays, extra, step = self._saver.restore(self._state)
+    state, extra, self._first = self._saver.restore(self._learner.state)
     adapter.check_origin(extra.get("adapter", {}), self._origin)
-    self._state, self._first = arrays, step
     self._run.batches.set_state(extra["batches"])
-    self._gathering.plan_state = _same_plan(
-      extra.get("plan", {}), self._gathering.plan_state
-    )
-    self._rollouts.restore(extra.get("waiting", []))
+    self._learner.restore(state, extra)
 
   def save(self, step: int):
     """Begins to write everything that the next step depends on."""
-    extra = {
-      "waiting": self._rollouts.state(),  # first: what it samples, it takes
+    extra = self._learner.extra()  # first: what it samples, it takes
+    extra |= {
       "batches": self._run.batches.get_state(),
-      "plan": self._gathering.plan_state,
       "adapter": self._origin,
     }
-    self._saver.save(step, self._state, extra)
+    self._saver.save(step, self._learner.state, extra)
 
   def run(self):
     """All steps that are left, with evaluations and checkpoints."""
@@ -207,28 +193,16 @@ class _Trainer:
       self._train()
     if config.export:
       self._display.say(f"exporting to {self._folder / 'export'}")
-      exporting.export(self._run, self._state.params, self._folder / "export")
+      exporting.export(
+        self._run, self._learner.state.params, self._folder / "export"
+      )
     self._saver.wait()
 
   def _train(self):
     config = self._run.config
-    example = meshes.place_rows(
-      ahead.example_rollout(
-        config.prompts_per_step,
-        config.group_size,
-        config.prompt_length,
-        config.completion_length,
-        rewards=len(config.reward),
-        extras=self._run.method.plan.extras,
-        versions=config.rollout_ahead > 0,
-      ),
-      self._run.mesh,
-    )
-    steps = ahead.CompiledSteps(self._run.train_step)
-    if not config.pack:  # else its sizes are not known before it is sampled
-      steps.begin(self._state, example, self._reference)
+    self._learner.begin()
     for step in range(self._first, config.steps):
-      self._one_step(step, steps)
+      self._one_step(step)
       self._saver.check()
       done = step + 1
       every = config.checkpoint.every
@@ -239,37 +213,12 @@ class _Trainer:
       if not self._evaluated(done):
         self.evaluate(done)
 
-  def _one_step(self, step: int, steps: ahead.CompiledSteps):
-    run, clock = self._run, gathering.Clock()
-    found = self._rollouts.take(step, self._sync)
-    clock.lap("wait")
-    older = run.config.rollout_ahead > 0
-    rollout = found.with_versions() if older else found.groups.rollout()
-    rollout = summary.with_components(
-      rollout, found.groups.components, self._pool
-    )
-    rollout, packed = _packed(run, rollout)
-    rollout = meshes.place_rows(rollout, run.mesh)
-    train_step = steps.begin(self._state, rollout, self._reference).result()
-    with self._gathering.launching:
-      self._state, metrics = train_step(self._state, rollout, self._reference)
-    metrics = {k: float(v) for k, v in jax.device_get(metrics).items()}
-    clock.lap("train")
-    if older:
-      metrics = found.aged(metrics)
-    updates = run.config.mini_batches * run.config.epochs
-    metrics |= found.metrics | packed | clock.seconds()
-    metrics["learning_rate"] = float(run.schedule(step * updates))
-    metrics["tokens_per_second"] = found.tokens / metrics["time/step"]
-    metrics |= metric_files.memory()
+  def _one_step(self, step: int):
+    learnt = self._learner.step(step)
+    metrics = learnt.metrics | metric_files.memory()
     self._writer.write(step + 1, metrics)
-    self._writer.samples(step + 1, found.rows)
-    self._display.update(step + 1, metrics, messages=found.messages)
-
-  def _sync(self) -> weight_sync.Synced:
-    """The sampler's copy of the policy as it is now."""
-    with self._gathering.launching:
-      return self._run.collect.sync(self._run.policy(self._state.params))
+    self._writer.samples(step + 1, learnt.rows)
+    self._display.update(step + 1, metrics, messages=learnt.messages)
 
   def evaluate(self, step: int):
     """Accuracy on held-out problems, written and shown."""
@@ -279,9 +228,9 @@ class _Trainer:
       if self._told() and done < total:
         self._stop(step)
 
-    self._rollouts.settle()
+    self._learner.settle()
     result = inference.held_out(
-      self._run, self._pool, self._state.params, say=say
+      self._run, self._pool, self._learner.state.params, say=say
     )
     self._writer.evaluation(step, result.metrics, result.rows)
     self._display.evaluation(step, result.metrics)
@@ -309,24 +258,6 @@ class _Trainer:
       self.save(step)
       self._saver.wait()
     raise Stopped(self._signal, step, self._folder)
-
-
-def _packed(run: setup.Run, rollout):
-  """The rollout, packed if the experiment says so, and metrics of that."""
-  packer = run.layout.packer()
-  return packer(rollout) if packer else (rollout, {})
-
-
-def _same_plan(saved: dict[str, Any], fresh: dict[str, Any]) -> dict[str, Any]:
-  """The saved state of a plan; a ValueError if it is that of another."""
-  if saved.keys() != fresh.keys():
-    raise ValueError(
-      "the checkpoint's plan remembers"
-      f" {', '.join(sorted(saved)) or 'nothing'}, the method's"
-      f" {', '.join(sorted(fresh)) or 'nothing'}; resume with the run's own"
-      " method, or start under another name."
-    )
-  return saved
 
 
 def describe(config: experiment.Experiment) -> dict[str, Any]:

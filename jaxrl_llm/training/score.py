@@ -8,6 +8,7 @@ from one pass of pallas_kernels' token_logprob: logits [N, T, V] never exist
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from jax.sharding import PartitionSpec
 
 from jaxrl_llm import types
 from jaxrl_llm.distributed import sharding
+from jaxrl_llm.methods import base
 from jaxrl_llm.models import api, cache, packed
 from jaxrl_llm.training import vocabulary_kl
 from pallas_kernels import token_logprob
@@ -36,8 +38,8 @@ def make_score(
   Args:
     model: the decoder.
     temperature: that of the sampler; logits are divided by it.
-    needs: "entropy", "hidden", "prompt_logprobs" and "reference_kl", with
-      "collision" beside it, are computed only when named here.
+    needs: those of a method; the fields of Scores are computed only when
+      named here. "token_hidden" feeds one token more.
 
   Returns:
     A jittable function; "reference_kl" alone needs `reference`, parameters that
@@ -65,86 +67,159 @@ def make_score(
     found = out.logprob.reshape(len(tokens), -1)
     return jnp.repeat(jnp.pad(found, ((0, 0), (1, 0))), group, axis=0)
 
-  def compared(params, reference, rollout, hidden, real):
+  def compared(params, reference, fed, hidden):
     if reference is None:
       raise ValueError(
         "score needs the reference for 'reference_kl', got None."
       )
     reference = jax.lax.stop_gradient(reference)
-    predict = _padded_tokens if rollout.packing is None else _packed_tokens
-    return _vocabulary_kl(
+    states, _ = model.apply(reference, fed.tokens, fed.positions, fed.rows)
+    kl, collision = _vocabulary_kl(
       hidden,
       model.head(params),
-      predict(model, reference, rollout)[0],
+      fed.before(states),
       model.head(reference),
-      real,
+      fed.real,
       inv_temperature=1.0 / temperature,
       softcap=model.config.final_softcap,
     )
+    found = {"reference_kl": kl, "collision": collision}
+    return {k: fed.spread(x) for k, x in found.items() if k in needs}
 
   def score(params, rollout, reference=None):
-    padded = rollout.packing is None
-    predict = _padded_tokens if padded else _packed_tokens
-    hidden, chosen, real, spread = predict(model, params, rollout)
+    if rollout.packing is None:
+      fed = _padded(rollout, last="token_hidden" in needs)
+    else:
+      base.check_packed(needs)
+      fed = _packed(rollout)
+    states, _ = model.apply(params, fed.tokens, fed.positions, fed.rows)
+    hidden = fed.before(states)
     out = _token_logprob(
       hidden,
       model.head(params),
-      chosen,
-      real,
+      fed.chosen,
+      fed.real,
       inv_temperature=1.0 / temperature,
       softcap=model.config.final_softcap,
       with_entropy="entropy" in needs,
     )
     asked = "prompt_logprobs" in needs
-    found = {}
-    if "reference_kl" in needs:
-      kl, collision = compared(params, reference, rollout, hidden, real)
-      found["reference_kl"] = spread(kl)
-      if "collision" in needs:
-        found["collision"] = spread(collision)
+    against = (
+      compared(params, reference, fed, hidden)
+      if "reference_kl" in needs
+      else {}
+    )
     return types.Scores(
       prompt_logprobs=prompt_logprobs(params, rollout) if asked else None,
-      logprobs=spread(out.logprob),
-      entropy=spread(out.entropy) if "entropy" in needs else None,
-      hidden=spread(hidden) if "hidden" in needs else None,
+      logprobs=fed.spread(out.logprob),
+      entropy=fed.spread(out.entropy) if "entropy" in needs else None,
+      hidden=fed.spread(hidden) if "hidden" in needs else None,
+      token_hidden=fed.own(states) if "token_hidden" in needs else None,
+      prompt_hidden=fed.prompt(states) if "prompt_hidden" in needs else None,
       vocab_size=model.config.vocab_size,
-      **found,
+      **against,
     )
 
   return score
 
 
-def _padded_tokens(model, params, rollout):
-  """Hidden states [M, D], chosen tokens [M], which are real, and the way back.
+class _Fed(NamedTuple):
+  """What a model is fed of a rollout, and where in its answer is what.
 
-  M = N T; the way back is a function [M, ...] -> [N, T, ...].
+  M = N T, or less where padding is left out.
+
+  Attributes:
+    tokens: [R, L] ids.
+    positions: [R, L] rotary positions.
+    rows: who attends to whom.
+    chosen: [M] tokens that are scored.
+    real: [M] which of them are no padding.
+    before: [R, L, ...] -> [M, ...], at the token before each of them.
+    spread: [M, ...] -> [N, T, ...].
+    own: [R, L, ...] -> [N, T, ...], at the completion's own tokens.
+    prompt: [R, L, ...] -> [N, S, ...].
   """
-  hidden = completion_hidden(model, params, rollout)
-  shape = rollout.mask.shape
 
-  def spread(x):
-    return x.reshape(*shape, *x.shape[1:])
+  tokens: jax.Array
+  positions: jax.Array
+  rows: api.Cache
+  chosen: jax.Array
+  real: jax.Array
+  before: Callable[[jax.Array], jax.Array]
+  spread: Callable[[jax.Array], jax.Array]
+  own: Callable[[jax.Array], jax.Array] | None = None
+  prompt: Callable[[jax.Array], jax.Array] | None = None
 
-  flat = hidden.reshape(-1, hidden.shape[2])
-  return flat, rollout.completions.reshape(-1), rollout.mask.reshape(-1), spread
+
+def _padded(rollout, *, last=False):
+  """Prompts once a group, completions as long as can be.
+
+  Position 0 is predicted by the prompt's last token, position t by completion
+  token t - 1, so that a completion's last token is fed only if `last`.
+  """
+  group = rollout.group_size
+  prompts, prompt_mask = rollout.prompts[::group], rollout.prompt_mask[::group]
+  (count, size), (n, length) = prompts.shape, rollout.mask.shape
+  fed = length if last else length - 1
+  own = jnp.where(rollout.mask[:, :fed], rollout.completions[:, :fed], 0)
+  rows = cache.Grouped(prompt_mask, group_size=group, length=fed)
+  tokens = jnp.concatenate([prompts, own.reshape(count, group * fed)], axis=1)
+  if fed == 0:
+    rows, tokens = cache.Causal(prompt_mask), prompts
+
+  def own_states(x):
+    return x[:, size:].reshape(n, fed, *x.shape[2:])
+
+  def before(x):
+    first = jnp.repeat(x[:, size - 1], group, axis=0)[:, None]
+    if length == 1:
+      return first[:, 0]
+    x = jnp.concatenate([first, own_states(x)[:, : length - 1]], axis=1)
+    return x.reshape(-1, *x.shape[2:])
+
+  return _Fed(
+    tokens=tokens,
+    positions=rows.positions(),
+    rows=rows,
+    chosen=rollout.completions.reshape(-1),
+    real=rollout.mask.reshape(-1),
+    before=before,
+    spread=lambda x: x.reshape(n, length, *x.shape[1:]),
+    own=lambda x: _masked(own_states(x), rollout.mask),
+    prompt=lambda x: _masked(
+      jnp.repeat(x[:, :size], group, axis=0), rollout.prompt_mask
+    ),
+  )
 
 
-def _packed_tokens(model, params, rollout):
-  """As _padded_tokens with M = P m: chosen tokens, and few others."""
+def _packed(rollout):
+  """Real tokens side by side; chosen tokens, and few others, are scored."""
   packing = rollout.packing
   blocks, count = packing.chosen.shape
-  rows = packed.Packed(packing.rows, packing.segments, packing.places)
-  hidden, _ = model.apply(params, packing.tokens, packing.positions, rows)
-  hidden = packed.taken(hidden, packing.before).reshape(blocks * count, -1)
   index = packing.index.reshape(blocks, -1)
+
+  def before(x):
+    x = packed.taken(x, packing.before)
+    return x.reshape(blocks * count, *x.shape[2:])
 
   def spread(x):
     x = packed.taken(x.reshape(blocks, count, *x.shape[1:]), index)
-    x = x.reshape(*rollout.mask.shape, *x.shape[2:])
-    mask = rollout.mask.reshape(rollout.mask.shape + (1,) * (x.ndim - 2))
-    return jnp.where(mask, x, 0)
+    return _masked(x.reshape(*rollout.mask.shape, *x.shape[2:]), rollout.mask)
 
-  return hidden, packing.chosen.reshape(-1), packing.real.reshape(-1), spread
+  return _Fed(
+    tokens=packing.tokens,
+    positions=packing.positions,
+    rows=packed.Packed(packing.rows, packing.segments, packing.places),
+    chosen=packing.chosen.reshape(-1),
+    real=packing.real.reshape(-1),
+    before=before,
+    spread=spread,
+  )
+
+
+def _masked(x, mask):
+  """x [N, L, ...], 0 outside the mask."""
+  return jnp.where(mask.reshape(mask.shape + (1,) * (x.ndim - 2)), x, 0)
 
 
 def _token_logprob(hidden, head, targets, mask, **options):
@@ -225,19 +300,6 @@ def completion_hidden(
   Position 0 is predicted by the prompt's last token, position t by completion
   token t - 1, so the last completion token is never fed.
   """
-  group = rollout.group_size
-  prompts = rollout.prompts[::group]
-  prompt_mask = rollout.prompt_mask[::group]
-  count, prompt_length = prompts.shape
-  fed = rollout.completions.shape[1] - 1
-  if fed == 0:
-    rows = cache.Causal(prompt_mask)
-    hidden, _ = model.apply(params, prompts, rows.positions(), rows)
-    return jnp.repeat(hidden[:, -1:], group, axis=0)
-  own = jnp.where(rollout.mask[:, :-1], rollout.completions[:, :-1], 0)
-  groups = cache.Grouped(prompt_mask, group_size=group, length=fed)
-  tokens = jnp.concatenate([prompts, own.reshape(count, group * fed)], axis=1)
-  hidden, _ = model.apply(params, tokens, groups.positions(), groups)
-  first = jnp.repeat(hidden[:, prompt_length - 1], group, axis=0)
-  rest = hidden[:, prompt_length:].reshape(count * group, fed, -1)
-  return jnp.concatenate([first[:, None], rest], axis=1)
+  fed = _padded(rollout)
+  states, _ = model.apply(params, fed.tokens, fed.positions, fed.rows)
+  return fed.spread(fed.before(states))

@@ -14,6 +14,7 @@ from jaxrl_llm.transforms.off_policy_masks import (
   second_moment_mask,
   total_variation_mask,
 )
+from jaxrl_llm.transforms.rank_guidance import rank_bonus, rank_signal
 from jaxrl_llm.transforms.rejection import rejection_mask
 from jaxrl_llm.transforms.rollout_correction import (
   log_mismatch,
@@ -30,6 +31,8 @@ __all__ = [
   "next_entropy_coef",
   "next_kl_coef",
   "off_policy_sequence_mask",
+  "rank_bonus",
+  "rank_signal",
   "rejection_mask",
   "reward_kl",
   "rollout_weights",

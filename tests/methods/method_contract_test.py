@@ -90,6 +90,16 @@ VARIANTS = {name: config() for name, config in methods.METHODS.items()} | {
   "drpo_sharp": methods.Drpo(
     tau=0.5, kl_type="low_var_kl", max_length=10, threshold=None, report="code"
   ),
+  "verl_rank_all": methods.VerlRank(
+    method=methods.Dapo(),
+    stride=1,
+    max_length=4,
+    kappa=1.5,
+    dynamic=True,
+    explore=(0.2, 0.3, 0.5),
+    spread="last",
+    start="first",
+  ),
   "entropy_adaptive": methods.TopEntropyMask(rho=1.0, adaptive=True),
   "bnpo_decomposed": methods.Bnpo(decompose=True, ranges="0_2"),
   "eksft_official": methods.Eksft(official=True, adjust=True, ratio=0.3),

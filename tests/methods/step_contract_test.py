@@ -51,6 +51,8 @@ def _score(params, rollout, reference=None):
     logprobs=jnp.where(rollout.mask, logprobs, 0.0),
     entropy=jnp.where(rollout.mask, entropy[None, :], 0.0),
     hidden=jnp.broadcast_to(params["table"], (*rollout.mask.shape, V)),
+    token_hidden=_states(params, rollout.completions, rollout.mask),
+    prompt_hidden=_states(params, rollout.prompts, rollout.prompt_mask),
     vocab_size=V,
     **_compared(logits, reference, rollout.mask),
   )
@@ -62,17 +64,22 @@ def _compared(logits, reference, mask):
   p, gap = jnp.exp(logits), logits - jax.nn.log_softmax(reference["table"])
   found = {
     "reference_kl": (p * gap).sum(axis=1),
-    "collision": (p**2).sum(axis=1),
+    "collision": (p * p).sum(axis=1),
   }
   return {name: jnp.where(mask, x[None, :], 0.0) for name, x in found.items()}
 
 
+def _states(params, tokens, mask):
+  """Of each token, 0 on padding; it depends on those before it, too."""
+  known = jnp.where(mask, tokens, 0)
+  states = jnp.where(mask[..., None], params["table"].T[known], 0.0)
+  return jnp.where(mask[..., None], jnp.cumsum(states, axis=1), 0.0)
+
+
 def _scorer(method):
   """Only what the step computes for the needs."""
-  kept = {"entropy", "prompt_logprobs"} & method.needs
-  kept |= {"hidden"} if "values" in method.needs else method.needs & {"hidden"}
-  kept |= {"reference_kl", "collision"} & method.needs
-  names = {"entropy", "hidden", "prompt_logprobs", "collision"} - kept
+  kept = method.needs | ({"hidden"} if "values" in method.needs else set())
+  names = set(rollouts.ARRAYS) - kept - {"logprobs", "values"}
 
   def score(params, rollout, *reference):
     found = _score(params, rollout, *reference)

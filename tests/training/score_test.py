@@ -111,6 +111,41 @@ class ScoreTest(chex.TestCase):
     shapes = jax.eval_shape(full, _params(), _rollout())
     self.assertEqual(shapes.hidden.shape, (2 * G, T, SMALL.width))
 
+  @parameterized.parameters(T, 1)
+  def test_states_at_the_tokens_are_those_of_whole_rows(self, length):
+    rollout = _rollout()
+    rollout = rollout.replace(
+      completions=rollout.completions[:, :length], mask=rollout.mask[:, :length]
+    )
+    needs = frozenset({"hidden", "token_hidden", "prompt_hidden"})
+    fn = jax.jit(score.make_score(families.build(SMALL), needs=needs))
+    scores = fn(_params(), rollout)
+    mask = jnp.concatenate([rollout.prompt_mask, rollout.mask], axis=1)
+    rows = cache.Causal(mask)
+    tokens = jnp.concatenate([rollout.prompts, rollout.completions], axis=1)
+    model = families.build(SMALL)
+    whole, _ = model.apply(_params(), tokens, rows.positions(), rows)
+    kept = jnp.where(mask[..., None], whole, 0.0)
+    got = jnp.concatenate([scores.prompt_hidden, scores.token_hidden], axis=1)
+    np.testing.assert_allclose(got, kept, atol=1e-5)
+    before = jnp.where(rollout.mask[..., None], whole[:, S - 1 : -1], 0.0)
+    hidden = jnp.where(rollout.mask[..., None], scores.hidden, 0.0)
+    np.testing.assert_allclose(hidden, before, atol=1e-5)
+    bare = jax.jit(score.make_score(families.build(SMALL)))
+    np.testing.assert_allclose(
+      scores.logprobs, bare(_params(), rollout).logprobs, atol=1e-6
+    )
+
+  def test_packed_rollouts_refuse_states_at_the_tokens(self):
+    needs = frozenset({"token_hidden"})
+    fn = score.make_score(families.build(SMALL), needs=needs)
+    rollout = packing.Packer()(jax.device_get(_rollout()))[0]
+    with self.assertRaisesRegex(ValueError, "pack must be False .* 'token_hid"):
+      fn(_params(), rollout)
+    config = experiment.Experiment(method=methods.VerlRank(), pack=True)
+    with self.assertRaisesRegex(ValueError, "pack must be False .* 'token_hid"):
+      experiment.validate(config)
+
   def test_a_completion_of_one_token_is_scored_by_the_prompt_alone(self):
     rollout = _rollout()
     short = rollout.replace(
