@@ -182,15 +182,9 @@ class Arena:
       prepared: the method.
       say: called with the number of finished steps.
     """
-    state, step, plan = prepared.state, prepared.step(), prepared.method.plan
-    memory = [plan.init() for _ in range(self.setting.runs)]
-    rewards, logged, start = [], [], time.perf_counter()
-    for index in range(self.setting.steps):
-      rollout, seen, memory = self._gather(plan, memory, state.params, index)
-      state, metrics = step(state, rollout, self.params)
-      rewards.append(seen)
-      logged.append(metrics)
-      say(index + 1)
+    prepared.step()  # its compilation is no part of the steps' time
+    start = time.perf_counter()
+    state, rewards, logged = self.learn(prepared, say=say)
     logged = jax.device_get(logged)
     seconds = time.perf_counter() - start
     shape = (len(tasks.TASKS), self.setting.seeds)
@@ -210,9 +204,32 @@ class Arena:
       },
     )
 
-  def _gather(self, plan, memory, params, step):
-    """Rollouts of all runs, rewards [runs] of what was sampled, memory."""
-    rounds = tasks.Rounds(
+  def learn(
+    self, prepared: Prepared, *, say=lambda step: None
+  ) -> tuple[states.TrainState, list[np.ndarray], list[types.Metrics]]:
+    """All steps of a method: the last state, and of each step what was seen.
+
+    Args:
+      prepared: the method.
+      say: called with the number of finished steps.
+
+    Returns:
+      State of all runs; a step's mean rewards [runs] and metrics [runs].
+    """
+    state, step, plan = prepared.state, prepared.step(), prepared.method.plan
+    memory = [plan.init() for _ in range(self.setting.runs)]
+    rewards, logged = [], []
+    for index in range(self.setting.steps):
+      rollout, seen, memory = self._gather(plan, memory, state.params, index)
+      state, metrics = step(state, rollout, self.params)
+      rewards.append(seen)
+      logged.append(metrics)
+      say(index + 1)
+    return state, rewards, logged
+
+  def rounds(self, params, step: int) -> tasks.Rounds:
+    """What plans may ask for in a step, of the policies of all runs."""
+    return tasks.Rounds(
       self._sample,
       self._greedy,
       tasks.rounded(params),
@@ -220,6 +237,10 @@ class Arena:
       seeds=self.setting.seeds,
       prompts=self.setting.prompts,
     )
+
+  def _gather(self, plan, memory, params, step):
+    """Rollouts of all runs, rewards [runs] of what was sampled, memory."""
+    rounds = self.rounds(params, step)
     found = [
       plan.gather(rounds.sampler(run), remembered)
       for run, remembered in enumerate(memory)

@@ -29,6 +29,7 @@ from jaxrl_llm.methods.luspo import Luspo
 from jaxrl_llm.methods.m2po import M2po
 from jaxrl_llm.methods.max_rl import MaxRl
 from jaxrl_llm.methods.ngrpo import Ngrpo
+from jaxrl_llm.methods.numca import Numca
 from jaxrl_llm.methods.offpolicy_correction import OffPolicyCorrection
 from jaxrl_llm.methods.opo import Opo
 from jaxrl_llm.methods.opsm import Opsm
@@ -78,6 +79,7 @@ __all__ = [
   "Method",
   "MethodConfig",
   "Ngrpo",
+  "Numca",
   "OffPolicyCorrection",
   "Opo",
   "Opsm",

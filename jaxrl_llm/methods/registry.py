@@ -31,6 +31,7 @@ from jaxrl_llm.methods.luspo import Luspo
 from jaxrl_llm.methods.m2po import M2po
 from jaxrl_llm.methods.max_rl import MaxRl
 from jaxrl_llm.methods.ngrpo import Ngrpo
+from jaxrl_llm.methods.numca import Numca
 from jaxrl_llm.methods.offpolicy_correction import OffPolicyCorrection
 from jaxrl_llm.methods.opo import Opo
 from jaxrl_llm.methods.opsm import Opsm
@@ -91,6 +92,7 @@ METHODS: dict[str, type[base.MethodConfig]] = {
   "pearl": Pearl,
   "aspo": Aspo,
   "verl_rank": VerlRank,
+  "numca": Numca,
 }
 
 # Other names that a method is known by.

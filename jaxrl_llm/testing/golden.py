@@ -88,16 +88,36 @@ def assert_close(
 
   Args:
     actual: ours.
-    expected: from Case.outputs.
+    expected: from Case.outputs; of any structure.
     rtol: relative tolerance; 1e-6 for float64.
     atol: absolute tolerance; 1e-7 for float64.
 
   Raises:
-    AssertionError: for shapes or numbers that differ.
+    AssertionError: for shapes, names, texts or numbers that differ.
   """
-  actual, expected = np.asarray(actual), _numbers(expected)
+  if isinstance(expected, Mapping):
+    assert actual.keys() == expected.keys(), (actual.keys(), expected.keys())
+    for name in expected:
+      assert_close(actual[name], expected[name], rtol=rtol, atol=atol)
+    return
+  try:
+    numbers = _numbers(expected)
+  except (TypeError, ValueError):
+    _assert_each_close(actual, expected, rtol=rtol, atol=atol)
+    return
+  actual, expected = np.asarray(actual, np.float64), numbers
   assert actual.shape == expected.shape, (actual.shape, expected.shape)
   np.testing.assert_allclose(actual, expected, rtol=rtol, atol=atol)
+
+
+def _assert_each_close(actual: Any, expected: Any, **tolerance: float) -> None:
+  """Texts, records and rows of different lengths."""
+  if isinstance(expected, str):
+    assert str(actual) == expected, (str(actual), expected)
+    return
+  assert len(actual) == len(expected), (len(actual), len(expected))
+  for ours, theirs in zip(actual, expected, strict=True):
+    assert_close(ours, theirs, **tolerance)
 
 
 def _cases(path: pathlib.Path) -> Iterator[Case]:

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 import numpy as np
 
 from jaxrl_llm import types
+from jaxrl_llm.advantages import group
 
 # The fields of Scores that hold an array.
 ARRAYS = tuple(
@@ -212,6 +213,26 @@ def _greedy_rewards(rollout):
   return jnp.repeat(middle, rollout.group_size)
 
 
+def _segment_ends(rollout):
+  """Cut behind the first token; the rest is the last segment."""
+  mask = rollout.mask
+  later = jnp.roll(mask, -1, axis=1).at[:, -1].set(False)
+  inner = jnp.arange(mask.shape[1])[None] == 0
+  return jnp.where(mask, jnp.where(later, inner, 2), 0).astype(jnp.int32)
+
+
+def _segment_deltas(rollout):
+  """The mean of the group foretells the reward, the first token a third."""
+  groups = group.from_group_mean(
+    rollout.rewards, rollout.weights, group_size=rollout.group_size
+  )
+  above = groups.centred.reshape(-1, 1) / 3
+  first = jnp.arange(rollout.mask.shape[1])[None] == 0
+  ends = _segment_ends(rollout)
+  known = rollout.rewards[:, None] - jnp.where(first, 3, 2) * above
+  return jnp.where(ends == 2, -known, jnp.where(ends == 1, above, 0.0))
+
+
 def _no_rows(rollout):
   return jnp.zeros(rollout.rewards.shape)
 
@@ -226,6 +247,8 @@ def _first_call(rollout):
 EXTRAS: dict[str, Callable[[types.Rollout], Array]] = {
   "first_call": _first_call,
   "greedy_rewards": _greedy_rewards,
+  "segment_deltas": _segment_deltas,
+  "segment_ends": _segment_ends,
   "stale": _no_rows,
 }
 

@@ -100,6 +100,8 @@ VARIANTS = {name: config() for name, config in methods.METHODS.items()} | {
     spread="last",
     start="first",
   ),
+  "numca_unscaled": methods.Numca(lam=0.5, scale="none"),
+  "numca_official": methods.Numca(min_std=0.0),
   "entropy_adaptive": methods.TopEntropyMask(rho=1.0, adaptive=True),
   "bnpo_decomposed": methods.Bnpo(decompose=True, ranges="0_2"),
   "eksft_official": methods.Eksft(official=True, adjust=True, ratio=0.3),
