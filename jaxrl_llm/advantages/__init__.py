@@ -29,6 +29,7 @@ from jaxrl_llm.advantages.group import (
   leave_one_out,
   leave_one_out_normalized,
 )
+from jaxrl_llm.advantages.halves import conditional
 from jaxrl_llm.advantages.hidden_rank import effective_rank, rank_dynamics
 from jaxrl_llm.advantages.optimal_token import (
   optimal_token_baseline,
@@ -40,6 +41,7 @@ from jaxrl_llm.advantages.reshaping import (
   position_shaped,
   positive_per_negative,
 )
+from jaxrl_llm.advantages.success_counts import success_counted
 from jaxrl_llm.advantages.token import (
   discounted_returns,
   kl_penalized,
@@ -56,6 +58,7 @@ __all__ = [
   "beta_normalized_components",
   "combined",
   "difficulty_reshaped",
+  "conditional",
   "discounted_returns",
   "discretized",
   "effective_rank",
@@ -79,6 +82,7 @@ __all__ = [
   "positive_per_negative",
   "rescaled_centred",
   "rank_dynamics",
+  "success_counted",
   "tir_optimal_token_baseline",
   "virtual_normalized",
   "whiten",

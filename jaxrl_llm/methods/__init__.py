@@ -1,12 +1,15 @@
 """One paper, one file; METHODS lists them by hand."""
 
 from jaxrl_llm.methods.a_grae import AGrae
+from jaxrl_llm.methods.adora import Adora
 from jaxrl_llm.methods.aspo import Aspo
 from jaxrl_llm.methods.base import Method, MethodConfig
 from jaxrl_llm.methods.bnpo import Bnpo
 from jaxrl_llm.methods.bypass import Bypass
+from jaxrl_llm.methods.canon import Canon
 from jaxrl_llm.methods.cispo import Cispo
 from jaxrl_llm.methods.clip_cov import ClipCov
+from jaxrl_llm.methods.copo import Copo
 from jaxrl_llm.methods.dapo import Dapo
 from jaxrl_llm.methods.decoupled_ppo import DecoupledPpo
 from jaxrl_llm.methods.dppo import Dppo
@@ -29,6 +32,7 @@ from jaxrl_llm.methods.luspo import Luspo
 from jaxrl_llm.methods.m2po import M2po
 from jaxrl_llm.methods.max_rl import MaxRl
 from jaxrl_llm.methods.ngrpo import Ngrpo
+from jaxrl_llm.methods.novelty_gspo import NoveltyGspo
 from jaxrl_llm.methods.numca import Numca
 from jaxrl_llm.methods.offpolicy_correction import OffPolicyCorrection
 from jaxrl_llm.methods.opo import Opo
@@ -36,9 +40,11 @@ from jaxrl_llm.methods.opsm import Opsm
 from jaxrl_llm.methods.passk_advantage import PasskAdvantage
 from jaxrl_llm.methods.pearl import Pearl
 from jaxrl_llm.methods.ppo_gae import Ppo
+from jaxrl_llm.methods.progrpo import Progrpo
 from jaxrl_llm.methods.registry import METHODS, get
 from jaxrl_llm.methods.reinforce_pp import ReinforcePp
 from jaxrl_llm.methods.remax import Remax
+from jaxrl_llm.methods.rl2ml import Rl2ml
 from jaxrl_llm.methods.rloo import Rloo
 from jaxrl_llm.methods.sapo import Sapo
 from jaxrl_llm.methods.sft import Sft
@@ -51,10 +57,13 @@ __all__ = [
   "METHODS",
   "AGrae",
   "Aspo",
+  "Adora",
   "Bnpo",
   "Bypass",
+  "Canon",
   "Cispo",
   "ClipCov",
+  "Copo",
   "Dapo",
   "DecoupledPpo",
   "Dppo",
@@ -80,14 +89,17 @@ __all__ = [
   "MethodConfig",
   "Ngrpo",
   "Numca",
+  "NoveltyGspo",
   "OffPolicyCorrection",
   "Opo",
   "Opsm",
   "PasskAdvantage",
   "Pearl",
   "Ppo",
+  "Progrpo",
   "ReinforcePp",
   "Remax",
+  "Rl2ml",
   "Rloo",
   "Sft",
   "SoftOverlong",

@@ -4,11 +4,14 @@ import difflib
 
 from jaxrl_llm.methods import base
 from jaxrl_llm.methods.a_grae import AGrae
+from jaxrl_llm.methods.adora import Adora
 from jaxrl_llm.methods.aspo import Aspo
 from jaxrl_llm.methods.bnpo import Bnpo
 from jaxrl_llm.methods.bypass import Bypass
+from jaxrl_llm.methods.canon import Canon
 from jaxrl_llm.methods.cispo import Cispo
 from jaxrl_llm.methods.clip_cov import ClipCov
+from jaxrl_llm.methods.copo import Copo
 from jaxrl_llm.methods.dapo import Dapo
 from jaxrl_llm.methods.decoupled_ppo import DecoupledPpo
 from jaxrl_llm.methods.dppo import Dppo
@@ -31,6 +34,7 @@ from jaxrl_llm.methods.luspo import Luspo
 from jaxrl_llm.methods.m2po import M2po
 from jaxrl_llm.methods.max_rl import MaxRl
 from jaxrl_llm.methods.ngrpo import Ngrpo
+from jaxrl_llm.methods.novelty_gspo import NoveltyGspo
 from jaxrl_llm.methods.numca import Numca
 from jaxrl_llm.methods.offpolicy_correction import OffPolicyCorrection
 from jaxrl_llm.methods.opo import Opo
@@ -38,8 +42,10 @@ from jaxrl_llm.methods.opsm import Opsm
 from jaxrl_llm.methods.passk_advantage import PasskAdvantage
 from jaxrl_llm.methods.pearl import Pearl
 from jaxrl_llm.methods.ppo_gae import Ppo
+from jaxrl_llm.methods.progrpo import Progrpo
 from jaxrl_llm.methods.reinforce_pp import ReinforcePp
 from jaxrl_llm.methods.remax import Remax
+from jaxrl_llm.methods.rl2ml import Rl2ml
 from jaxrl_llm.methods.rloo import Rloo
 from jaxrl_llm.methods.sapo import Sapo
 from jaxrl_llm.methods.sft import Sft
@@ -66,6 +72,12 @@ METHODS: dict[str, type[base.MethodConfig]] = {
   "passk_advantage": PasskAdvantage,
   "gdpo": Gdpo,
   "max_rl": MaxRl,
+  "rl2ml": Rl2ml,
+  "canon": Canon,
+  "adora": Adora,
+  "progrpo": Progrpo,
+  "novelty_gspo": NoveltyGspo,
+  "copo": Copo,
   "remax": Remax,
   "gspo": Gspo,
   "gspo_token": GspoToken,

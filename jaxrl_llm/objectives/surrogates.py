@@ -186,6 +186,24 @@ def reinforce_surrogate(
   return -logprobs * jax.lax.stop_gradient(advantages), {}
 
 
+def blended(
+  share: Float[Array, "N 1"],
+  one: tuple[Float[Array, "N T"], dict[str, Float[Array, "N T"]]],
+  other: tuple[Float[Array, "N T"], dict[str, Float[Array, "N T"]]],
+) -> tuple[Float[Array, "N T"], dict[str, Float[Array, "N T"]]]:
+  """A mean of two surrogates of the same tokens, and of what they say.
+
+    share * one + (1 - share) * other
+
+  Args:
+    share: of the first, in [0, 1], a constant.
+    one: what a surrogate returned.
+    other: what the same surrogate returned for other advantages.
+  """
+  share = jax.lax.stop_gradient(share)
+  return jax.tree.map(lambda x, y: share * x + (1.0 - share) * y, one, other)
+
+
 def check_clip(clip_low: float, clip_high: float) -> None:
   """Raises ValueError unless 0 < clip_low <= 1 and clip_high > 0."""
   if not 0 < clip_low <= 1:

@@ -243,9 +243,16 @@ def _first_call(rollout):
   return jnp.where(rows % 3 == 0, -1, rows % 5).astype(jnp.int32)
 
 
+def _answer_ids(rollout):
+  """Right ones say 0, wrong ones 1 or 2."""
+  wrong = 1 + jnp.arange(rollout.rewards.shape[0]) % 2
+  return jnp.where(rollout.rewards > 0, 0, wrong).astype(jnp.int32)
+
+
 # What plans add to rollouts, by name: rollout -> array.
 EXTRAS: dict[str, Callable[[types.Rollout], Array]] = {
   "first_call": _first_call,
+  "answer_ids": _answer_ids,
   "greedy_rewards": _greedy_rewards,
   "segment_deltas": _segment_deltas,
   "segment_ends": _segment_ends,

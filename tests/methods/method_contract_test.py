@@ -62,6 +62,18 @@ VARIANTS = {name: config() for name, config in methods.METHODS.items()} | {
   "passk_plain": methods.PasskAdvantage(normalize=False, beta=0.1),
   "gdpo_tokens": methods.Gdpo(rescale="tokens", eps=1e-6),
   "max_rl_reference": methods.MaxRl(beta=0.1),
+  "rl2ml_chosen": methods.Rl2ml(q=None, pass_at=8, baseline="score_drop"),
+  "canon_length": methods.Canon(
+    metric="length", mu=0.5, schedule="accuracy", order="inter_first"
+  ),
+  "canon_cosine": methods.Canon(schedule="cosine", warmup=0),
+  "adora_images": methods.Adora(
+    weighting="attenuate_vlm", baseline="loo", beta=0.0
+  ),
+  "progrpo_correct": methods.Progrpo(skip_all_correct=True, correct_only=True),
+  "novelty_unsolved": methods.NoveltyGspo(kind="zscore", bonus_on_solved=False),
+  "novelty_raw": methods.NoveltyGspo(kind="raw", bonus_on_solved=False, ddof=0),
+  "copo_paper": methods.Copo(consistency=True, normalize=False),
   "cispo_both_caps": methods.Cispo(ratio_low=0.8, ratio_high=1.28),
   "sapo_sequence": methods.Sapo(level="sequence", tau_pos=2.0, tau_neg=4.0),
   "vespo_sequence": methods.Vespo(rollout_level="sequence", k_pos=1.0),
@@ -123,10 +135,21 @@ _LENGTH = "the reward falls with the length: equal ones are then not equal"
 _TRUNCATED = "truncated rows are left out: theirs is no gradient"
 _DROPPED = "a completion may lose all of its tokens: it is not pushed"
 _LOW_ENTROPY = "a completion may have no token of high entropy: not pushed"
+_HALVES = "a row that earns what the other half does has no credit"
+_SOLVED = "where all is right, what is unusual is still worth more"
+_RARE = "where all is right, what is rare still gets more credit"
+_BETWEEN = "wrong rows have the credit of their prompt, which may be a good one"
+_DIVIDED = "a prompt whose answers differ earns less, equal rewards or not"
 _FADES = "the check's critic says the constant, a discounted one fades"
 _FAILURES = "equal failures teach: they are compared with a success"
 EXEMPT = {
   ("ngrpo", "equal_rewards_teach_nothing"): _FAILURES,
+  ("canon", "rewards_push_the_right_way"): _HALVES,
+  ("novelty_gspo", "equal_rewards_teach_nothing"): _SOLVED,
+  ("progrpo", "equal_rewards_teach_nothing"): _RARE,
+  ("copo", "rewards_push_the_right_way"): _BETWEEN,
+  ("copo_paper", "rewards_push_the_right_way"): _BETWEEN,
+  ("copo_paper", "equal_rewards_teach_nothing"): _DIVIDED,
   ("top_entropy_mask", "rewards_push_the_right_way"): _LOW_ENTROPY,
   ("top_entropy_bonus", "rewards_push_the_right_way"): _LOW_ENTROPY,
   ("ppo_discounted", "equal_rewards_teach_nothing"): _FADES,
