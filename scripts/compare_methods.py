@@ -22,6 +22,7 @@ import compare_report as report
 import compare_runs as runs
 
 from jaxrl_llm import methods
+from jaxrl_llm.methods import base
 
 # The task that a method must learn. On the other one rewards are shares, and
 # these read a reward as right or wrong: to them no first answer is right.
@@ -48,10 +49,19 @@ def parse(args: Sequence[str] | None = None) -> argparse.Namespace:
     p.error(str(error))
   if taught := [name for name in names if _is_supervised(name)]:
     p.error(f"{taught[0]} learns from answers, not from samples: jaxrl sft")
+  if evolved := [name for name in names if _is_evolution(name)]:
+    p.error(
+      f"{evolved[0]} takes no train step: scripts/check_claims.py --methods"
+      f" {evolved[0]} compares it with one"
+    )
   parsed.methods = names or [
-    name for name in methods.METHODS if not _is_supervised(name)
+    name for name in methods.BY_GRADIENT if not _is_supervised(name)
   ]
   return parsed
+
+
+def _is_evolution(name: str) -> bool:
+  return issubclass(methods.get(name), base.EvolutionConfig)
 
 
 def _is_supervised(name: str) -> bool:

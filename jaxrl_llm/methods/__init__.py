@@ -19,6 +19,7 @@ from jaxrl_llm.methods.drpo import Drpo
 from jaxrl_llm.methods.dual_clip import DualClip
 from jaxrl_llm.methods.dynamic_sampling import DynamicSampling
 from jaxrl_llm.methods.eksft import Eksft
+from jaxrl_llm.methods.es_awd import EsAwd
 from jaxrl_llm.methods.gdpo import Gdpo
 from jaxrl_llm.methods.gmpo import Gmpo
 from jaxrl_llm.methods.gpg import Gpg
@@ -41,7 +42,7 @@ from jaxrl_llm.methods.passk_advantage import PasskAdvantage
 from jaxrl_llm.methods.pearl import Pearl
 from jaxrl_llm.methods.ppo_gae import Ppo
 from jaxrl_llm.methods.progrpo import Progrpo
-from jaxrl_llm.methods.registry import METHODS, get
+from jaxrl_llm.methods.registry import BY_GRADIENT, METHODS, get
 from jaxrl_llm.methods.reinforce_pp import ReinforcePp
 from jaxrl_llm.methods.remax import Remax
 from jaxrl_llm.methods.rl2ml import Rl2ml
@@ -54,6 +55,7 @@ from jaxrl_llm.methods.verl_rank import VerlRank
 from jaxrl_llm.methods.vespo import Vespo
 
 __all__ = [
+  "BY_GRADIENT",
   "METHODS",
   "AGrae",
   "Aspo",
@@ -73,6 +75,7 @@ __all__ = [
   "Drpo",
   "DualClip",
   "Eksft",
+  "EsAwd",
   "Gdpo",
   "Gmpo",
   "Gpg",

@@ -4,7 +4,7 @@ import abc
 from collections.abc import Callable
 import dataclasses
 import functools
-from typing import Literal
+from typing import Any, Literal
 
 import chex
 import jax.numpy as jnp
@@ -130,11 +130,52 @@ class Method:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Evolution:
+  """What a step without gradients calls (training.population), in this order.
+
+  Attributes:
+    population: members a step, each a perturbed copy of the parameters.
+    members_at_once: that are evaluated side by side; divides the population.
+    weights: dtype that the parameters are kept in.
+    perturb: (params, seed) -> params of a member.
+    update: (params, start, seeds [P], fitness [P]) -> (params, metrics).
+    needs, min_group_size, supervised: as of a Method.
+  """
+
+  population: int
+  members_at_once: int
+  weights: str
+  perturb: Callable[[Any, Array], Any]
+  update: Callable[..., tuple[Any, types.Metrics]]
+  needs: frozenset[str] = frozenset()
+  min_group_size: int = 1
+  supervised: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class MethodConfig(abc.ABC):
   """Hyper-parameters of one method, by the names of its paper."""
 
+  def __post_init__(self):
+    """Raises ValueError for a method inside that has nothing to be changed."""
+    for field in dataclasses.fields(self):
+      if isinstance(getattr(self, field.name), EvolutionConfig):
+        raise ValueError(
+          f"{type(self).__name__} changes a step by gradients, of which"
+          f" {type(getattr(self, field.name)).__name__} has none."
+        )
+
   @abc.abstractmethod
   def build(self) -> Method:
+    """Turns hyper-parameters into functions; raises ValueError, one line."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvolutionConfig(MethodConfig):
+  """Hyper-parameters of a method that takes no gradient."""
+
+  @abc.abstractmethod
+  def build(self) -> Evolution:
     """Turns hyper-parameters into functions; raises ValueError, one line."""
 
 

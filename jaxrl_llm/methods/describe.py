@@ -31,6 +31,7 @@ _NEEDS = {
   "passes": "a scoring forward of the policy under another prompt, once a step",
   "annotated": "what the host reads from the texts, step by step",
   "greedy_rewards": "one greedy completion a prompt, sampled and scored",
+  "members": "one greedy rollout by each member; no backward pass, no moments",
   "rounds": "further rounds of samples, where groups have no signal",
 }
 
@@ -222,8 +223,11 @@ def _text(config: base.MethodConfig) -> str:
   return inspect.cleandoc(sys.modules[type(config).__module__].__doc__)
 
 
-def _needs(method: base.Method) -> Iterator[str]:
+def _needs(method: base.Method | base.Evolution) -> Iterator[str]:
   """Keys of _NEEDS, of the step and of the plan."""
+  if isinstance(method, base.Evolution):
+    yield "members"
+    return
   yield from (need for need in _NEEDS if need in method.needs)
   if method.passes:
     yield "passes"
@@ -236,7 +240,7 @@ def _needs(method: base.Method) -> Iterator[str]:
 
 
 def _traps(
-  fields: tuple[Field, ...], text: str, method: base.Method
+  fields: tuple[Field, ...], text: str, method: base.Method | base.Evolution
 ) -> Iterator[str]:
   """The method's own, then those of its kind."""
   own = reading.traps(text)
@@ -247,7 +251,7 @@ def _traps(
       yield trap
   if method.supervised:
     yield _SUPERVISED_TRAP
-  else:
+  elif isinstance(method, base.Method):  # evolution has no ratio
     yield _SAMPLING_TRAP
 
 

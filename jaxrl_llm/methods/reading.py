@@ -20,6 +20,7 @@ PLUG_POINTS = (
   "weighting",
   "objective",
   "plan",
+  "update",
 )
 LIBRARIES = (
   "TRL",

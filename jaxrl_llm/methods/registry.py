@@ -21,6 +21,7 @@ from jaxrl_llm.methods.drpo import Drpo
 from jaxrl_llm.methods.dual_clip import DualClip
 from jaxrl_llm.methods.dynamic_sampling import DynamicSampling
 from jaxrl_llm.methods.eksft import Eksft
+from jaxrl_llm.methods.es_awd import EsAwd
 from jaxrl_llm.methods.gdpo import Gdpo
 from jaxrl_llm.methods.gmpo import Gmpo
 from jaxrl_llm.methods.gpg import Gpg
@@ -94,6 +95,7 @@ METHODS: dict[str, type[base.MethodConfig]] = {
   "ppo": Ppo,
   "kl_and_aggregation": KlAndAggregation,
   "top_entropy_mask": TopEntropyMask,
+  "es_awd": EsAwd,
   "bnpo": Bnpo,
   "drpo": Drpo,
   "sft": Sft,
@@ -107,8 +109,21 @@ METHODS: dict[str, type[base.MethodConfig]] = {
   "numca": Numca,
 }
 
+# Those of them that learn by gradients: what other methods can be put around.
+BY_GRADIENT = {
+  name: config
+  for name, config in METHODS.items()
+  if not issubclass(config, base.EvolutionConfig)
+}
+
 # Other names that a method is known by.
-ALIASES = {"ppo_gae": "ppo", "a_hpo": "hpo", "ahpo": "hpo"}
+ALIASES = {
+  "ppo_gae": "ppo",
+  "a_hpo": "hpo",
+  "ahpo": "hpo",
+  "es": "es_awd",
+  "evolution_strategies": "es_awd",
+}
 
 
 def get(name: str) -> type[base.MethodConfig]:

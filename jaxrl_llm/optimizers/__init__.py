@@ -11,11 +11,25 @@ from jaxrl_llm.optimizers.anchored import (
   drift_norm,
   pulled,
 )
+from jaxrl_llm.optimizers.evolution import (
+  ascent,
+  member_seeds,
+  noise,
+  perturbed,
+  recombined,
+  standardized,
+)
 
 __all__ = [
   "AnchorState",
   "anchored_weight_decay",
+  "ascent",
   "check_anchor",
   "drift_norm",
+  "member_seeds",
+  "noise",
+  "perturbed",
   "pulled",
+  "recombined",
+  "standardized",
 ]

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrl_llm.distributed import fingerprint
+from jaxrl_llm.methods import base as methods_base
 from jaxrl_llm.models import api, lora
 from jaxrl_llm.training import experiment
 
@@ -26,11 +27,19 @@ _TRAINED_BYTES = 16
 def base_dtype(config: experiment.Experiment) -> np.dtype:
   """Of the matrices of the loaded weights; vectors are float32.
 
-  Trained ones are float32. Frozen ones have that of the products: there they
-  would be rounded to it all the same, so this halves their memory and changes
-  no number of sampling and training.
+  Trained ones are float32, or what a method without gradients keeps them in.
+  Frozen ones have that of the products: there they would be rounded to it all
+  the same, so this halves their memory and changes no number of sampling and
+  training.
   """
-  return np.dtype(jnp.dtype(config.model.dtype if config.lora.rank else "f4"))
+  method = config.method.build()
+  if config.lora.rank:
+    kind = config.model.dtype
+  elif isinstance(method, methods_base.Evolution):
+    kind = method.weights
+  else:
+    kind = "float32"
+  return np.dtype(jnp.dtype(kind))
 
 
 def start(config: experiment.Experiment, base: api.Params) -> Any:

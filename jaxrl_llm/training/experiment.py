@@ -267,6 +267,8 @@ def validate(config: Experiment) -> None:
   method = config.method.build()
   if config.pack:
     base.check_packed(method.needs)
+  if isinstance(method, base.Evolution):
+    _validate_evolution(config)
   least = method.min_group_size
   if config.group_size < least:
     why = ": a method that compares siblings learns nothing from a group of one"
@@ -305,6 +307,28 @@ def validate(config: Experiment) -> None:
     raise ValueError(
       "evaluation.samples must be 1 when evaluation.sampling.greedy is True,"
       f" got {config.evaluation.samples}: greedy samples are all equal."
+    )
+
+
+def _validate_evolution(config: Experiment) -> None:
+  """Refuses what has no meaning without gradients, and would be missed."""
+  name = type(config.method).__name__
+  for field, least in (
+    ("mini_batches", 1),
+    ("epochs", 1),
+    ("rollout_ahead", 0),
+    ("mesh.rollout", 0),
+  ):
+    value = operator.attrgetter(field)(config)
+    if value != least:
+      raise ValueError(
+        f"{field} must be {least} with {name}, got {value}: its members answer"
+        " and the weights move once, in turn."
+      )
+  if config.optimizer.anchor:
+    raise ValueError(
+      f"optimizer.anchor must be 0 with {name}, got"
+      f" {config.optimizer.anchor}: its own decay is method.lam."
     )
 
 

@@ -12,13 +12,14 @@ from typing import Any
 import jax
 
 from jaxrl_llm.distributed import processes
-from jaxrl_llm.methods import saved
+from jaxrl_llm.methods import base, saved
 from jaxrl_llm.training import (
   adapter,
   experiment,
   exporting,
   inference,
   learner,
+  population,
   report,
   setup,
 )
@@ -105,7 +106,9 @@ class _Trainer:
   def __init__(self, run: setup.Run, pool, saver, folder: pathlib.Path):
     self._run, self._pool = run, pool
     self._saver, self._folder = saver, folder
-    self._learner = learner.Learner(run, pool)
+    by_evolution = isinstance(run.method, base.Evolution)
+    kind = population.Learner if by_evolution else learner.Learner
+    self._learner = kind(run, pool)
     self._origin = run.origin()
     self._first = 0
     self._signal, self._heard = None, 0.0
@@ -164,9 +167,16 @@ class _Trainer:
       "parameters": sum(leaf.size for leaf in leaves),
       **({"adapter": adapter_size} if config.lora.rank else {}),
       "method": type(config.method).__name__,
-      "batch": f"{config.prompts_per_step} prompts x {config.group_size}",
+      "batch": f"{config.prompts_per_step} prompts x {self._each()}",
       "devices": f"{devices}{idle} x {jax.devices()[0].device_kind}",
     } | ({"processes": processes.count()} if processes.count() > 1 else {})
+
+  def _each(self) -> str:
+    """How many completions a prompt has in a step."""
+    method = self._run.method
+    if isinstance(method, base.Evolution):
+      return f"{method.population} members"
+    return str(self._run.config.group_size)
 
   def restore(self):
     """Loads the newest checkpoint into state, data order and position."""

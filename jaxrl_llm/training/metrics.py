@@ -14,6 +14,9 @@ written and plotted by TensorBoard too; one that is missing is left out):
     zero_variance                     share of groups with equal rewards
     sampler_gap_mean, sampler_gap_max |sampler - trainer| log-prob, nats
     loss, grad_norm, learning_rate, clip_fraction
+    fitness/mean, fitness/max, fitness/std, fitness/failed   without gradients:
+        mean reward of each member; share of members that had none
+    update_norm, drift_norm           of the parameters, since the start
     unscorable, tokens_per_second
     time/sync, time/rollout, time/reward, time/train, time/step    seconds
     sync/bytes                        received by each device for the sampler

@@ -20,11 +20,14 @@ import rich.progress
 _FIELDS = (
   ("reward", "reward", "{:.3f}"),
   ("reward_std", "+-", "{:.2f}"),
+  ("fitness/max", "best", "{:.3f}"),
   ("length", "length", "{:.1f}"),
   ("entropy", "entropy", "{:.3f}"),
   ("zero_variance", "same", "{:.0%}"),
   ("sampler_gap_mean", "gap", "{:.1e}"),
   ("grad_norm", "grad", "{:.3f}"),
+  ("update_norm", "update", "{:.3f}"),
+  ("drift_norm", "drift", "{:.3f}"),
   ("tokens_per_second", "tok/s", "{:.0f}"),
 )
 _PHASES = ("rollout", "reward", "train")
@@ -215,6 +218,12 @@ def hint(metrics: Mapping[str, Any]) -> str | None:
     )
   if metrics.get("zero_variance", 0) >= 1:
     return _why_zero(metrics)
+  if metrics.get("fitness/std", 1) <= 0:
+    return (
+      "why does nothing move? all members have the same fitness"
+      f" ({metrics['fitness/mean']:g}): more prompts_per_step, a larger"
+      " method.sigma or a finer reward would tell them apart."
+    )
   if metrics.get("truncated", 0) >= 0.9 and metrics.get("reward", 1) <= 0:
     return (
       "nearly every completion is cut at completion_length before its"

@@ -136,9 +136,16 @@ def _subtitle(config: Mapping[str, Any]) -> str:
   return (
     f"{config['model']['name']} on {config['data']['source']} with"
     f" {config['method'].get('name', 'a method')}:"
-    f" {config['prompts_per_step']} prompts x {config['group_size']}"
-    f" completions a step, at most {config['completion_length']} tokens each"
+    f" {config['prompts_per_step']} prompts x {_each(config)} a step, at most"
+    f" {config['completion_length']} tokens each"
   )
+
+
+def _each(config: Mapping[str, Any]) -> str:
+  """What answers every prompt of a step."""
+  if "population" in config["method"]:
+    return f"{config['method']['population']} members"
+  return f"{config['group_size']} completions"
 
 
 def _cards(steps, evaluations) -> str:

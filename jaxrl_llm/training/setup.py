@@ -29,6 +29,7 @@ from jaxrl_llm.training import (
   adapter,
   collectors,
   critic,
+  evolution,
   experiment,
   optimizer,
   score,
@@ -51,7 +52,7 @@ class Run:
       frozen where an adapter is trained beside them.
     model: the decoder.
     method: what is optimised.
-    optimizer: how.
+    optimizer: how; None without gradients.
     critic: values and their optimizer, for a method that needs them.
     attach: (frozen, trained) -> parameters of the policy.
     fresh: the first state of given trained parameters.
@@ -68,8 +69,8 @@ class Run:
   config: experiment.Experiment
   loaded: resolve.Loaded
   model: api.LanguageModel
-  method: base.Method
-  optimizer: optax.GradientTransformation
+  method: base.Method | base.Evolution
+  optimizer: optax.GradientTransformation | None
   critic: critic.Critic | None
   attach: Callable[[api.Params | None, Any], api.Params]
   fresh: Callable[[Any], states.TrainState]
@@ -141,8 +142,8 @@ class Functions:
   """
 
   model: api.LanguageModel
-  method: base.Method
-  optimizer: optax.GradientTransformation
+  method: base.Method | base.Evolution
+  optimizer: optax.GradientTransformation | None
   critic: critic.Critic | None
   schedule: optax.Schedule
   score: score.ScoreFn
@@ -168,14 +169,26 @@ def functions(
     shape, dtype=jnp.dtype(config.model.dtype), remat=config.model.remat
   )
   updates = config.steps * config.mini_batches * config.epochs
+  parts = {
+    "model": model,
+    "method": method,
+    "attach": adapter.attach(config),
+    "schedule": optimizer.make_schedule(config.optimizer, steps=updates),
+  }
+  if isinstance(method, base.Evolution):
+    _check_side_by_side(method, mesh)
+    return Functions(
+      **parts,
+      optimizer=None,
+      critic=None,
+      score=_score(config, model, frozenset()),
+      train_step=evolution.make_step(method, seed=config.seed),
+      fresh=evolution.init_state,
+    )
   chain = optimizer.make_optimizer(config.optimizer, steps=updates)
   values = _critic(config, method, shape.width, updates)
   needs = method.needs | {"entropy"} | ({"hidden"} if values else set())
-  scorer = score.make_score(
-    model,
-    temperature=config.sampling.temperature,
-    needs=needs,
-  )
+  scorer = _score(config, model, needs)
   train_step = step.make_train_step(
     scorer,
     method,
@@ -192,18 +205,31 @@ def functions(
   if config.lora.rank or mesh is not None:  # as the sampler has it
     train_step = _with_checksum(train_step, model.dtype)
   return Functions(
-    model=model,
-    method=method,
+    **parts,
     optimizer=chain,
     critic=values,
-    schedule=optimizer.make_schedule(config.optimizer, steps=updates),
     score=scorer,
     train_step=train_step,
-    attach=adapter.attach(config),
     fresh=functools.partial(
       states.init_state, method=method, optimizer=chain, critic=values
     ),
   )
+
+
+def _score(config, model, needs) -> score.ScoreFn:
+  return score.make_score(
+    model, temperature=config.sampling.temperature, needs=needs
+  )
+
+
+def _check_side_by_side(method: base.Evolution, mesh) -> None:
+  """A mesh cuts the rows of one member; it knows no axis of members."""
+  if method.members_at_once > 1 and mesh is not None:
+    raise ValueError(
+      "method.members_at_once must be 1 on a mesh of"
+      f" {mesh.size} devices, got {method.members_at_once}: they share one"
+      " member's prompts; --mesh.data 1 --mesh.fsdp 1 takes one device."
+    )
 
 
 def build(config: experiment.Experiment, *, weights: str | None = None) -> Run:

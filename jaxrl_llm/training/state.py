@@ -17,8 +17,10 @@ class TrainState:
 
   Attributes:
     step: [] int32, rollouts trained on so far.
-    params: float32 parameters that are trained: the policy's, or its adapter.
-    opt_state: of the optax optimizer, same layout as params.
+    params: parameters that are trained: the policy's, or its adapter. float32,
+      or what a method without gradients keeps them in.
+    opt_state: of the optax optimizer, same layout as params; without gradients
+      the parameters before the first step.
     method_state: of the method's rollout transform.
     critic_params: of the value head, or None without a critic.
     critic_opt_state: of its own optimizer, or None.

@@ -167,6 +167,14 @@ class BuildTest(chex.TestCase):
       "put TopEntropyMask around KlAndAggregation",
     ),
     (methods.TopEntropyMask(rho=1.1), "rho"),
+    (methods.EsAwd(sigma=0.0), "sigma must be positive"),
+    (methods.EsAwd(alpha=NAN), "alpha must be positive"),
+    (methods.EsAwd(lam=-1.0), "strength must be 0 or more"),
+    (methods.EsAwd(alpha=0.5, norm="l2"), r"below 1, got 0.5 \* 10"),
+    (methods.EsAwd(norm="l3"), "norm must be one of"),
+    (methods.EsAwd(population=0), "population must be at least 1"),
+    (methods.EsAwd(members_at_once=4), "must divide population = 30, got 4"),
+    (methods.EsAwd(weights="float16"), "weights must be float32 or bfloat16"),
     (methods.TopEntropyMask(entropy_coef=-0.1), "entropy_coef"),
     (methods.TopEntropyMask(adaptive=True, entropy_target=0.0), "target"),
     (methods.TopEntropyMask(adaptive=True, entropy_delta=NAN), "delta"),
@@ -256,7 +264,12 @@ class BuildTest(chex.TestCase):
     with self.assertRaises(TypeError):
       base.MethodConfig()
 
-  @each_method
+  def test_nothing_goes_around_a_method_without_gradients(self):
+    for wrapper in (methods.Opsm, methods.DynamicSampling, methods.Bypass):
+      with self.assertRaisesRegex(ValueError, "of which EsAwd has none"):
+        wrapper(method=methods.EsAwd())
+
+  @parameterized.parameters(*methods.BY_GRADIENT)
   def test_parts_obey_the_protocols(self, name):
     method = methods.METHODS[name]().build()
     self.assertIsInstance(method.transform, types.RolloutTransform)
@@ -343,6 +356,7 @@ class NamesTest(chex.TestCase):
   def test_a_method_may_have_another_name(self):
     self.assertIs(methods.get("ppo_gae"), methods.Ppo)
     self.assertIs(methods.get("a_hpo"), methods.Hpo)
+    self.assertIs(methods.get("es"), methods.EsAwd)
 
   @parameterized.parameters(
     ("grop", "grpo"),
@@ -387,7 +401,8 @@ class DescribeTest(chex.TestCase):
   @each_method
   def test_explain_holds_equation_needs_and_defaults(self, name):
     text = describe.explain(name)
-    for part in ("loss =", "arXiv:", "Needs"):
+    loss = "loss =" if name in methods.BY_GRADIENT else "theta ="
+    for part in (loss, "arXiv:", "Needs"):
       self.assertIn(part, text)
     for field in describe.describe(name).fields:
       self.assertIn(f"\n  {field.name} = {field.default}\n", text)

@@ -124,7 +124,7 @@ class AggregationTest(chex.TestCase):
     )
     chex.assert_trees_all_equal(_evaluate(config), _evaluate(methods.Grpo()))
 
-  @parameterized.parameters(*methods.METHODS)
+  @parameterized.parameters(*methods.BY_GRADIENT)
   def test_goes_around_every_method(self, name):
     inner = methods.METHODS[name]()
     if name == "kl_and_aggregation":

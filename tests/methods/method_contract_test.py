@@ -11,7 +11,7 @@ from jaxrl_llm import methods
 from jaxrl_llm.testing import contract, rollouts
 
 # Besides its defaults, each method with everything that it can switch on.
-VARIANTS = {name: config() for name, config in methods.METHODS.items()} | {
+VARIANTS = {name: config() for name, config in methods.BY_GRADIENT.items()} | {
   "grpo_k3_entropy": methods.Grpo(kl="k3", entropy_coef=0.01, ddof=0),
   "grpo_no_reference": methods.Grpo(beta=0.0, clip_high=0.28),
   "dr_grpo_reference": methods.DrGrpo(beta=0.1, max_length=10),

@@ -25,7 +25,7 @@ B, G, T, V = 4, 4, 6, 16
 def _is_tried(name, config):
   """Every row with its defaults, and every variant that remembers something."""
   state = config.build().transform.init()
-  return name in methods.METHODS or bool(jax.tree.leaves(state))
+  return name in methods.BY_GRADIENT or bool(jax.tree.leaves(state))
 
 
 VARIANTS = {
