@@ -267,7 +267,7 @@ class Extra(NamedTuple):
   """An array that a plan adds to Rollout.extras.
 
   Attributes:
-    shape: "N" first, then "T", "S" or numbers.
+    shape: "N" first, then "T", "S", these and some more ("S+32") or numbers.
     dtype: of its elements.
   """
 
@@ -276,8 +276,12 @@ class Extra(NamedTuple):
 
   def zeros(self, **sizes: int) -> np.ndarray:
     """An array of that shape; N, S and T as named."""
-    shape = [sizes[n] if isinstance(n, str) else n for n in self.shape]
-    return np.zeros(shape, self.dtype)
+
+    def number(size):
+      name, _, more = str(size).partition("+")
+      return int(sizes.get(name, name)) + int(more or 0)
+
+    return np.zeros([number(size) for size in self.shape], self.dtype)
 
 
 class Plan(NamedTuple):

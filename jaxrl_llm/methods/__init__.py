@@ -20,6 +20,7 @@ from jaxrl_llm.methods.dual_clip import DualClip
 from jaxrl_llm.methods.dynamic_sampling import DynamicSampling
 from jaxrl_llm.methods.eksft import Eksft
 from jaxrl_llm.methods.es_awd import EsAwd
+from jaxrl_llm.methods.gcpo import Gcpo
 from jaxrl_llm.methods.gdpo import Gdpo
 from jaxrl_llm.methods.gmpo import Gmpo
 from jaxrl_llm.methods.gpg import Gpg
@@ -76,6 +77,7 @@ __all__ = [
   "DualClip",
   "Eksft",
   "EsAwd",
+  "Gcpo",
   "Gdpo",
   "Gmpo",
   "Gpg",

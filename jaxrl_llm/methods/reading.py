@@ -14,9 +14,12 @@ import re
 import textwrap
 
 PLUG_POINTS = (
+  "measure",
+  "passes",
   "transform",
   "advantage",
   "selection",
+  "prepare",
   "weighting",
   "objective",
   "plan",

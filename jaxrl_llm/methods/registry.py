@@ -22,6 +22,7 @@ from jaxrl_llm.methods.dual_clip import DualClip
 from jaxrl_llm.methods.dynamic_sampling import DynamicSampling
 from jaxrl_llm.methods.eksft import Eksft
 from jaxrl_llm.methods.es_awd import EsAwd
+from jaxrl_llm.methods.gcpo import Gcpo
 from jaxrl_llm.methods.gdpo import Gdpo
 from jaxrl_llm.methods.gmpo import Gmpo
 from jaxrl_llm.methods.gpg import Gpg
@@ -114,6 +115,7 @@ BY_GRADIENT = {
   name: config
   for name, config in METHODS.items()
   if not issubclass(config, base.EvolutionConfig)
+  "gcpo": Gcpo,
 }
 
 # Other names that a method is known by.

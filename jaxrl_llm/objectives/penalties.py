@@ -138,6 +138,24 @@ def negative_entropy(
   return -jnp.where(rollout.mask, scores.entropy, 0.0)
 
 
+def negative_logprob(
+  scores: types.Scores, rollout: types.Rollout
+) -> Float[Array, "N T"]:
+  """Minus the log-prob of the sampled token: its mean estimates the entropy.
+
+  As a loss it raises the log-prob of whatever was sampled; on-policy that has
+  no gradient on average, off-policy it draws the policy to the old one.
+
+  Args:
+    scores: of the policy being trained.
+    rollout: gives the mask.
+
+  Returns:
+    Nats per token, not negative, 0 outside the mask.
+  """
+  return -jnp.where(rollout.mask, scores.logprobs, 0.0)
+
+
 def negative_mean_entropy(
   scores: types.Scores, rollout: types.Rollout
 ) -> Float[Array, "N T"]:

@@ -233,6 +233,15 @@ def _segment_deltas(rollout):
   return jnp.where(ends == 2, -known, jnp.where(ends == 1, above, 0.0))
 
 
+def _longer_prompts(rollout):
+  """As the plan, with an instruction of two tokens after each prompt."""
+  return jnp.pad(rollout.prompts, ((0, 0), (0, 2)), constant_values=1)
+
+
+def _longer_masks(rollout):
+  return jnp.pad(rollout.prompt_mask, ((0, 0), (0, 2)), constant_values=True)
+
+
 def _no_rows(rollout):
   return jnp.zeros(rollout.rewards.shape)
 
@@ -256,6 +265,8 @@ EXTRAS: dict[str, Callable[[types.Rollout], Array]] = {
   "greedy_rewards": _greedy_rewards,
   "segment_deltas": _segment_deltas,
   "segment_ends": _segment_ends,
+  "negative_prompts": _longer_prompts,
+  "negative_prompt_mask": _longer_masks,
   "stale": _no_rows,
 }
 

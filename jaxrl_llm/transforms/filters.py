@@ -55,6 +55,32 @@ def drop_solved_groups(best: float) -> types.RolloutTransform:
   return chain.stateless(drop)
 
 
+def keep_means_between(low: float, high: float) -> types.RolloutTransform:
+  """Weighs groups 0 whose mean counted reward is not between low and high.
+
+  With rewards of 0 and 1 that mean is the accuracy of the group.
+
+  Args:
+    low: a mean at most this is dropped.
+    high: a mean at least this is dropped.
+
+  Raises:
+    ValueError: if low is not below high.
+  """
+  if not low < high:
+    raise ValueError(f"low must be below high, got {low} and {high}.")
+
+  def drop(rollout):
+    found = group_stats.group_moments(
+      rollout.rewards, rollout.group_size, mask=rollout.weights > 0
+    )
+    kept = (found.mean > low) & (found.mean < high)
+    rows = jnp.repeat(kept[:, 0], rollout.group_size)
+    return rollout.replace(weights=jnp.where(rows, rollout.weights, 0.0))
+
+  return chain.stateless(drop)
+
+
 def without_truncated(rollout: types.Rollout) -> types.Rollout:
   """Weighs rows 0 that ended by length (overlong filtering).
 

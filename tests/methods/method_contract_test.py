@@ -114,6 +114,9 @@ VARIANTS = {name: config() for name, config in methods.BY_GRADIENT.items()} | {
   ),
   "numca_unscaled": methods.Numca(lam=0.5, scale="none"),
   "numca_official": methods.Numca(min_std=0.0),
+  "gcpo_linear": methods.Gcpo(
+    weights="linear", entropy_penalty=0.0, negative="empty", low=-1e9, high=1e9
+  ),
   "entropy_adaptive": methods.TopEntropyMask(rho=1.0, adaptive=True),
   "bnpo_decomposed": methods.Bnpo(decompose=True, ranges="0_2"),
   "eksft_official": methods.Eksft(official=True, adjust=True, ratio=0.3),
@@ -150,6 +153,9 @@ EXEMPT = {
   ("copo", "rewards_push_the_right_way"): _BETWEEN,
   ("copo_paper", "rewards_push_the_right_way"): _BETWEEN,
   ("copo_paper", "equal_rewards_teach_nothing"): _DIVIDED,
+_SAMPLED = "its entropy penalty raises the log-prob of whatever was sampled"
+EXEMPT = {
+  ("gcpo", "equal_rewards_teach_nothing"): _SAMPLED,
   ("top_entropy_mask", "rewards_push_the_right_way"): _LOW_ENTROPY,
   ("top_entropy_bonus", "rewards_push_the_right_way"): _LOW_ENTROPY,
   ("ppo_discounted", "equal_rewards_teach_nothing"): _FADES,
