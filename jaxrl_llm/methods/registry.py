@@ -99,6 +99,7 @@ METHODS: dict[str, type[base.MethodConfig]] = {
   "es_awd": EsAwd,
   "bnpo": Bnpo,
   "drpo": Drpo,
+  "gcpo": Gcpo,
   "sft": Sft,
   "eksft": Eksft,
   "ngrpo": Ngrpo,
@@ -115,7 +116,6 @@ BY_GRADIENT = {
   name: config
   for name, config in METHODS.items()
   if not issubclass(config, base.EvolutionConfig)
-  "gcpo": Gcpo,
 }
 
 # Other names that a method is known by.

@@ -145,6 +145,7 @@ _BETWEEN = "wrong rows have the credit of their prompt, which may be a good one"
 _DIVIDED = "a prompt whose answers differ earns less, equal rewards or not"
 _FADES = "the check's critic says the constant, a discounted one fades"
 _FAILURES = "equal failures teach: they are compared with a success"
+_SAMPLED = "its entropy penalty raises the log-prob of whatever was sampled"
 EXEMPT = {
   ("ngrpo", "equal_rewards_teach_nothing"): _FAILURES,
   ("canon", "rewards_push_the_right_way"): _HALVES,
@@ -153,8 +154,6 @@ EXEMPT = {
   ("copo", "rewards_push_the_right_way"): _BETWEEN,
   ("copo_paper", "rewards_push_the_right_way"): _BETWEEN,
   ("copo_paper", "equal_rewards_teach_nothing"): _DIVIDED,
-_SAMPLED = "its entropy penalty raises the log-prob of whatever was sampled"
-EXEMPT = {
   ("gcpo", "equal_rewards_teach_nothing"): _SAMPLED,
   ("top_entropy_mask", "rewards_push_the_right_way"): _LOW_ENTROPY,
   ("top_entropy_bonus", "rewards_push_the_right_way"): _LOW_ENTROPY,
