@@ -27,6 +27,7 @@ from jaxrl_llm.methods.gpg import Gpg
 from jaxrl_llm.methods.grpo import Grpo
 from jaxrl_llm.methods.gspo import Gspo
 from jaxrl_llm.methods.gspo_token import GspoToken
+from jaxrl_llm.methods.hista import Hista
 from jaxrl_llm.methods.hpo import Hpo
 from jaxrl_llm.methods.kl_and_aggregation import KlAndAggregation
 from jaxrl_llm.methods.kl_cov import KlCov
@@ -85,6 +86,7 @@ __all__ = [
   "Gspo",
   "GspoToken",
   "Hpo",
+  "Hista",
   "KlAndAggregation",
   "KlCov",
   "Luspo",

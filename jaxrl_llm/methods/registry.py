@@ -29,6 +29,7 @@ from jaxrl_llm.methods.gpg import Gpg
 from jaxrl_llm.methods.grpo import Grpo
 from jaxrl_llm.methods.gspo import Gspo
 from jaxrl_llm.methods.gspo_token import GspoToken
+from jaxrl_llm.methods.hista import Hista
 from jaxrl_llm.methods.hpo import Hpo
 from jaxrl_llm.methods.kl_and_aggregation import KlAndAggregation
 from jaxrl_llm.methods.kl_cov import KlCov
@@ -109,6 +110,7 @@ METHODS: dict[str, type[base.MethodConfig]] = {
   "aspo": Aspo,
   "verl_rank": VerlRank,
   "numca": Numca,
+  "hista": Hista,
 }
 
 # Those of them that learn by gradients: what other methods can be put around.

@@ -102,6 +102,23 @@ VARIANTS = {name: config() for name, config in methods.BY_GRADIENT.items()} | {
   "drpo_sharp": methods.Drpo(
     tau=0.5, kl_type="low_var_kl", max_length=10, threshold=None, report="code"
   ),
+  "hista_all": methods.Hista(
+    alpha=0.5,
+    debias=False,
+    mean_window=2,
+    min_interval=2,
+    min_d=0.01,
+    max_k=4,
+    min_k=2,
+    lam=0.9,
+    exclude_self=True,
+    credit_last=False,
+    scale="none",
+    beta=0.01,
+  ),
+  "hista_nodes": methods.Hista(
+    min_interval=2, min_d=0.1, max_k=6, min_k=2, mean_window=1
+  ),
   "verl_rank_all": methods.VerlRank(
     method=methods.Dapo(),
     stride=1,
