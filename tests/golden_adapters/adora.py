@@ -5,21 +5,12 @@ import numpy as np
 
 from jaxrl_llm.advantages import group, length_advantage
 
-_NAMES = {
-  "llm_code": "attenuate_llm",
-  "attenuate-llm": "attenuate_llm",
-  "vlm_code": "attenuate_vlm",
-  "attenuate-vlm": "attenuate_vlm",
-  "amplify": "amplify",
-}
-
 
 def adapt(case, dtype):
-  """Every output that the case asks for; weights are [B, G] in the files."""
+  """Every output that the case asks for."""
   params, rewards = case.params, case.array("rewards", dtype)
-  size = _group_size(case)
-  weighting = _NAMES[params.get("variant", "amplify")]
-  limit = 4054 if weighting == "attenuate_llm" else 4094
+  size, weighting = _group_size(case), _weighting(case)
+  limit = 4094 if weighting == "attenuate_vlm" else 4054
   lengths = case.array("lengths", jnp.int32)
   factor = length_advantage.group_weights(
     rewards > params.get("correct_score", 0.5),
@@ -44,6 +35,13 @@ def adapt(case, dtype):
   }
 
 
+def _weighting(case) -> str:
+  variant = str(case.params.get("variant", "amplify"))
+  if "amplify" in variant or "paper" in variant:
+    return "amplify"
+  return "attenuate_vlm" if "vlm" in variant else "attenuate_llm"
+
+
 def _shaped(values, case, shape):
   """[N], or as the file has it: [B], [B, G], [N, T] by the mask."""
   if len(shape) == 2 and "mask" in case.inputs:
@@ -54,7 +52,11 @@ def _shaped(values, case, shape):
 
 
 def _group_size(case) -> int:
-  if "G" in case.params:
-    return int(case.params["G"])
-  index = np.asarray(case.inputs["group"])
+  known = {**case.inputs, **case.params}
+  for name in ("G", "group_size"):
+    if name in known:
+      return int(known[name])
+  if "group" not in known:
+    return len(known["rewards"])
+  index = np.asarray(known["group"])
   return int((index == index[0]).sum())
