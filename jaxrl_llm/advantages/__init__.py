@@ -22,6 +22,8 @@ from jaxrl_llm.advantages.components import (
   gdpo,
   normalized_sum,
 )
+from jaxrl_llm.advantages.confidence import confidence_shifted
+from jaxrl_llm.advantages.consistency import between_prompts
 from jaxrl_llm.advantages.gae import explained_variance, generalized_advantages
 from jaxrl_llm.advantages.group import (
   group_centred,
@@ -29,7 +31,7 @@ from jaxrl_llm.advantages.group import (
   leave_one_out,
   leave_one_out_normalized,
 )
-from jaxrl_llm.advantages.halves import conditional
+from jaxrl_llm.advantages.halves import conditional_advantages
 from jaxrl_llm.advantages.hidden_rank import effective_rank, rank_dynamics
 from jaxrl_llm.advantages.optimal_token import (
   optimal_token_baseline,
@@ -56,9 +58,11 @@ __all__ = [
   "best_minus_second",
   "beta_normalized",
   "beta_normalized_components",
+  "between_prompts",
   "combined",
+  "confidence_shifted",
+  "conditional_advantages",
   "difficulty_reshaped",
-  "conditional",
   "discounted_returns",
   "discretized",
   "effective_rank",

@@ -40,7 +40,7 @@ def lower_half(
   return (rank < rows // 2).reshape(-1)
 
 
-def conditional(
+def conditional_advantages(
   rewards: Float[Array, "N"],
   metric: Float[Array, "N"],
   weights: Float[Array, "N"] | None = None,
@@ -136,7 +136,7 @@ def mean_over_tokens(
 
 
 def check_conditional(*, mu: float, alpha: float, beta: float) -> None:
-  """Raises ValueError for what conditional cannot take."""
+  """Raises ValueError for what conditional_advantages cannot take."""
   if not 0 <= mu <= 1:
     raise ValueError(f"mu must be in [0, 1], got {mu}.")
   if not 0 < alpha < float("inf"):

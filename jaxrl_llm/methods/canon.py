@@ -136,7 +136,7 @@ class Canon(base.MethodConfig):
       )
     else:
       metric = rollout.mask.sum(axis=1).astype(rollout.rewards.dtype)
-    return halves.conditional(
+    return halves.conditional_advantages(
       rollout.rewards,
       metric,
       rollout.weights,

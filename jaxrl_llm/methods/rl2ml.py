@@ -52,8 +52,8 @@ class Rl2ml(base.MethodConfig):
   has a success (biased), nothing"""
   pass_at: int = 1
   """k of the pass@k that q None chooses for; 1: mean accuracy"""
-  threshold: float = 0.5
-  """a completion succeeds above this reward"""
+  threshold: float = 0.0
+  """a completion succeeds above this reward: outcomes are right or wrong"""
   clip_low: float = 0.2
   """how far the ratio may fall below 1; (0, 1]"""
   clip_high: float = 0.2

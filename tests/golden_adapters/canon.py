@@ -32,7 +32,7 @@ def _output(name, case, dtype):
     metric = mask.sum(axis=1).astype(dtype)
   else:
     metric = halves.mean_over_tokens(case.array("entropy", dtype), mask)
-  credit = halves.conditional(
+  credit = halves.conditional_advantages(
     rewards,
     metric,
     group_size=size,

@@ -174,3 +174,20 @@ class UnclippedTest(chex.TestCase):
         jnp.zeros_like(advantages)
       )
       chex.assert_trees_all_close(grad, -advantages, atol=1e-6)
+
+
+class BlendedTest(chex.TestCase):
+  def test_is_a_mean_of_losses_and_of_metrics_by_row(self):
+    log_ratio = jnp.log(jnp.array([[0.5, 1.5], [0.5, 1.5]]))
+    up, down = (
+      surrogates.dual_clip_surrogate(log_ratio, jnp.full((2, 2), credit))
+      for credit in (1.0, -1.0)
+    )
+    share = jnp.array([[1.0], [0.25]])
+    losses, metrics = surrogates.blended(share, up, down)
+    np.testing.assert_allclose(losses[0], up[0][0], rtol=1e-6)
+    np.testing.assert_allclose(
+      losses[1], 0.25 * up[0][1] + 0.75 * down[0][1], rtol=1e-6
+    )
+    np.testing.assert_allclose(metrics["clip_fraction_high"][:, 1], [1, 0.25])
+    np.testing.assert_allclose(metrics["clip_fraction_low"][:, 0], [0, 0.75])
