@@ -1,0 +1,26 @@
+"""COPO: answers that stay alive, against GRPO."""
+
+import claims_frame as frame
+import claims_tasks
+
+from jaxrl_llm import methods
+
+CLAIM = (
+  "Comparing prompts where the answers of a group agree keeps learning after"
+  " GRPO has no signal, without losing pass@k."
+)
+SECONDS = 60
+
+
+def check(seeds: int) -> frame.Finding:
+  """As the script runs it and as the paper has it, on several_answers."""
+  return claims_tasks.diversity(
+    {
+      "GRPO": methods.Grpo(beta=0.0),
+      "COPO": methods.Copo(),
+      "COPO, consistency": methods.Copo(consistency=True),
+    },
+    seeds=seeds,
+    claimed="COPO",
+    against="GRPO",
+  )
