@@ -297,8 +297,11 @@ class Plan(NamedTuple):
       saved with every checkpoint, so that a resumed run is bitwise the same.
     gather: (sampler, state) -> (groups, state, metrics as plain floats).
     extras: {name: Extra}, the arrays that it adds to Rollout.extras.
+    check: () -> anything, called before a run begins; raises ValueError or
+      FileNotFoundError, one line, where something is missing that it needs.
   """
 
   init: Callable[[], dict[str, Any]]
   gather: Callable[..., tuple[Any, dict[str, Any], dict[str, float]]]
   extras: Mapping[str, Extra] = MappingProxyType({})
+  check: Callable[[], Any] = lambda: None

@@ -10,6 +10,7 @@ from jaxrl_llm.methods.canon import Canon
 from jaxrl_llm.methods.cispo import Cispo
 from jaxrl_llm.methods.clip_cov import ClipCov
 from jaxrl_llm.methods.copo import Copo
+from jaxrl_llm.methods.corver import Corver
 from jaxrl_llm.methods.dapo import Dapo
 from jaxrl_llm.methods.decoupled_ppo import DecoupledPpo
 from jaxrl_llm.methods.dppo import Dppo
@@ -68,6 +69,7 @@ __all__ = [
   "Cispo",
   "ClipCov",
   "Copo",
+  "Corver",
   "Dapo",
   "DecoupledPpo",
   "Dppo",

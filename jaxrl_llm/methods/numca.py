@@ -3,7 +3,7 @@
     V(s)  = mean reward of the prompt's completions that passed through s
     d_k   = V(s_{k+1}) - V(s_k),  d of the last segment = R - V(s_K)
     A_k   = d_k + lam A_{k+1},  A_it = A_k / (std_g(R) + eps), t in segment k
-    loss  = sum_it [-min(r A, clip(r, 1 - clip_low, 1 + clip_high) A)] / M
+    loss = sum_it [-min(r A, clip(r, 1 - clip_low, 1 + clip_high) A)] / M
 
 with s the set of distinct numbers (runs of digits, the last one of a text left
 out) and a segment from one set to the next, cut behind the token that begins

@@ -12,6 +12,7 @@ from jaxrl_llm.methods.canon import Canon
 from jaxrl_llm.methods.cispo import Cispo
 from jaxrl_llm.methods.clip_cov import ClipCov
 from jaxrl_llm.methods.copo import Copo
+from jaxrl_llm.methods.corver import Corver
 from jaxrl_llm.methods.dapo import Dapo
 from jaxrl_llm.methods.decoupled_ppo import DecoupledPpo
 from jaxrl_llm.methods.dppo import Dppo
@@ -110,6 +111,7 @@ METHODS: dict[str, type[base.MethodConfig]] = {
   "aspo": Aspo,
   "verl_rank": VerlRank,
   "numca": Numca,
+  "corver": Corver,
   "hista": Hista,
 }
 

@@ -17,8 +17,12 @@ SIGNATURE = "(prompts, completions, answers)"
 TRIAL = (["1 + 1 =", "2 + 2 ="], [" 2", " 5"], ["2", "4"])
 
 
-def split(name: str) -> tuple[pathlib.Path, str]:
+def split(name: str, kind: str = "reward") -> tuple[pathlib.Path, str]:
   """Path and function of "file.py:function".
+
+  Args:
+    name: of the function.
+    kind: what it is, for messages.
 
   Raises:
     FileNotFoundError: there is no such file.
@@ -27,40 +31,44 @@ def split(name: str) -> tuple[pathlib.Path, str]:
   path, colon, function = name.rpartition(":")
   if not colon or not function:
     raise ValueError(
-      f"reward {name!r} names no function; write file.py:function."
+      f"{kind} {name!r} names no function; write file.py:function."
     )
   if not pathlib.Path(path).is_file():
     raise FileNotFoundError(
-      f"reward {name!r}: there is no file {path!r} in {os.getcwd()!r}."
+      f"{kind} {name!r}: there is no file {path!r} in {os.getcwd()!r}."
     )
   return pathlib.Path(path), function
 
 
-def load(name: str) -> Callable[..., Any]:
+def load(
+  name: str, *, kind: str = "reward", takes: str = SIGNATURE
+) -> Callable[..., Any]:
   """Imports the file and returns the function.
 
   Args:
     name: "file.py:function"; modules beside the file can be imported by it.
+    kind: what it is, for messages.
+    takes: its arguments, as "(one, other)".
 
   Raises:
     FileNotFoundError: there is no such file.
     ValueError: the file fails when it is run, or has no such function.
-    TypeError: it cannot be called with prompts, completions, answers.
+    TypeError: it cannot be called with these arguments.
   """
-  path, attribute = split(name)
-  module = _import(name, path)
+  path, attribute = split(name, kind)
+  module = _import(f"{kind} {name!r}", path)
   function = getattr(module, attribute, None)
   if function is None:
     raise ValueError(
-      f"reward {name!r}: {path.name} has no function {attribute!r}"
+      f"{kind} {name!r}: {path.name} has no function {attribute!r}"
       f"{_near(attribute, module)}."
     )
   if not callable(function):
     raise TypeError(
-      f"reward {name!r}: {attribute} must be a function {SIGNATURE}, got"
+      f"{kind} {name!r}: {attribute} must be a function {takes}, got"
       f" {type(function).__name__}."
     )
-  _check_signature(name, function)
+  _check_signature(f"{kind} {name!r}", function, takes)
   return function
 
 
@@ -97,7 +105,7 @@ def _import(name: str, path: pathlib.Path) -> ModuleType:
     f"reward_{path.stem}_{digest}", path
   )
   if spec is None or spec.loader is None:
-    raise ValueError(f"reward {name!r}: {path.name} must end in .py.")
+    raise ValueError(f"{name}: {path.name} must end in .py.")
   module = importlib.util.module_from_spec(spec)
   sys.modules[spec.name] = module
   folder = str(path.resolve().parent)
@@ -107,22 +115,24 @@ def _import(name: str, path: pathlib.Path) -> ModuleType:
     spec.loader.exec_module(module)
   except (Exception, SystemExit) as error:
     raise ValueError(
-      f"reward {name!r}: running {path.name} failed with"
+      f"{name}: running {path.name} failed with"
       f" {type(error).__name__}: {one_line(error)}."
     ) from error
   return module
 
 
-def _check_signature(name: str, function: Callable[..., Any]) -> None:
+def _check_signature(
+  name: str, function: Callable[..., Any], takes: str
+) -> None:
   try:
     signature = inspect.signature(function)
   except ValueError:  # some builtins have none
     return
   try:
-    signature.bind(*TRIAL)
+    signature.bind(*takes.split(","))
   except TypeError:
     raise TypeError(
-      f"reward {name!r} must take {SIGNATURE}, its signature is {signature}."
+      f"{name} must take {takes}, its signature is {signature}."
     ) from None
 
 

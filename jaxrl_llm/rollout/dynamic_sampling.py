@@ -97,6 +97,7 @@ def dynamic_sampling(
     extras={**inner.extras, "stale": types.Extra()}
     if max_age
     else inner.extras,
+    check=inner.check,
   )
 
 

@@ -110,7 +110,7 @@ def greedy_baseline(inner: types.Plan | None = None) -> types.Plan:
     return found, state, metrics | {"plan/greedy_reward": mean}
 
   extras = {**inner.extras, "greedy_rewards": types.Extra()}
-  return types.Plan(inner.init, gather, extras)
+  return types.Plan(inner.init, gather, extras, inner.check)
 
 
 def annotated(
@@ -119,6 +119,7 @@ def annotated(
   *,
   init: Callable[[], dict[str, Any]] = dict,
   inner: types.Plan | None = None,
+  check: Callable[[], Any] = lambda: None,
 ) -> types.Plan:
   """Adds what is read from the texts of completions to Rollout.extras.
 
@@ -132,6 +133,7 @@ def annotated(
     extras: names, shapes and dtypes of the arrays.
     init: () -> the first state: JSON values and numpy arrays, nested.
     inner: gathers the groups; None takes one round.
+    check: see types.Plan.
   """
   inner = inner or one_round()
 
@@ -145,4 +147,5 @@ def annotated(
     init=lambda: {"annotated": init(), "inner": inner.init()},
     gather=gather,
     extras={**inner.extras, **extras},
+    check=lambda: (inner.check(), check()),
   )

@@ -243,6 +243,7 @@ def build(config: experiment.Experiment, *, weights: str | None = None) -> Run:
     ValueError, TypeError, FileNotFoundError: one line, before anything runs.
   """
   experiment.validate(config)
+  config.method.build().plan.check()
   training = problems(config, config.data.split)
   held_out = problems(config, config.data.eval_split)
   layout = layouts.Layout(config)

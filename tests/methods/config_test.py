@@ -323,6 +323,10 @@ LEGAL = {
   ("aspo", "correct", -5.0): "a reward may be negative",
   ("aspo", "delta", -5.0): "earlier is better",
   ("aspo", "marker", "nonsense"): "any word may mark a call",
+  ("corver", "absent", -5.0): "a penalty is negative",
+  ("corver", "corpus", "nonsense"): "files are looked for before a run",
+  ("corver", "counter", "nonsense"): "files are looked for before a run",
+  ("corver", "extractor", "nonsense"): "files are looked for before a run",
 }
 
 

@@ -130,6 +130,8 @@ VARIANTS = {name: config() for name, config in methods.BY_GRADIENT.items()} | {
     start="first",
   ),
   "numca_unscaled": methods.Numca(lam=0.5, scale="none"),
+  "corver_unscaled": methods.Corver(scale="none", beta=0.0),
+  "corver_official": methods.Corver(min_std=0.0, kl="k3"),
   "numca_official": methods.Numca(min_std=0.0),
   "gcpo_linear": methods.Gcpo(
     weights="linear", entropy_penalty=0.0, negative="empty", low=-1e9, high=1e9
