@@ -211,18 +211,15 @@ def virtual_normalized(
   chex.assert_rank(rewards, 1)
   grouped = rewards.reshape(-1, group_size)
   counted = group.counted_rows(weights, grouped)
-  several = counted.sum(axis=1, keepdims=True) > 1
-  shape = grouped.shape[0], n_virtual
-  best = jnp.full(shape, r_max, grouped.dtype)
+  imagined = grouped.shape[0], n_virtual
   found = group_stats.group_moments(
-    jnp.concatenate([grouped, best], axis=1).reshape(-1),
+    _beside(grouped, jnp.full(imagined, r_max, grouped.dtype)),
     group_size + n_virtual,
-    mask=jnp.concatenate(
-      [counted, jnp.broadcast_to(several, shape)], axis=1
-    ).reshape(-1),
+    mask=_beside(counted, jnp.ones(imagined, bool)),
   )
   compared = found.centred / (found.std(ddof=1) + eps)
   alone = jnp.where(counted, grouped, 0.0) / (1.0 + eps)
+  several = counted.sum(axis=1, keepdims=True) > 1
   return jnp.where(several, compared[:, :group_size], alone).reshape(-1)
 
 
@@ -269,3 +266,8 @@ def check_virtual(*, r_max: float, n_virtual: int) -> None:
     raise ValueError(f"r_max must be finite, got {r_max}.")
   if n_virtual < 0:
     raise ValueError(f"n_virtual must be 0 or more, got {n_virtual}.")
+
+
+def _beside(left, right):
+  """[B, n] and [B, m] as one flat array of groups of n + m."""
+  return jnp.concatenate([left, right], axis=1).reshape(-1)

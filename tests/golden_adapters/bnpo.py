@@ -1,5 +1,6 @@
 """Cases of BNPO: the advantage of one reward, or of several components."""
 
+import jax.numpy as jnp
 import numpy as np
 
 from golden_adapters import groups
@@ -7,24 +8,41 @@ from jaxrl_llm.advantages import beta
 
 
 def adapt(case, dtype) -> dict:
-  """Advantages [N]."""
+  """Advantages [N], and the density of one reward."""
   size = groups.group_size(case)
-  low, high = (
-    np.ravel(case.params.get(name, default)).astype(float)
-    for name, default in (("min_value", 0.0), ("max_value", 1.0))
-  )
+  low = _each(case.params.get("min_value", 0.0))
+  high = _each(case.params.get("max_value", 1.0))
   ranges = tuple(zip(*np.broadcast_arrays(low, high), strict=True))
-  if "reward_components" in case.inputs:
-    parts = case.array("reward_components", dtype)
+  names = {"reward_components", "components"} & case.inputs.keys()
+  if names:
+    parts = _columns(case.inputs[names.pop()])
     advantages = beta.beta_normalized_components(
-      parts, group_size=size, ranges=ranges
+      jnp.asarray(parts, dtype), group_size=size, ranges=ranges
     )
-  else:
-    ((low, high),) = ranges
-    advantages = beta.beta_normalized(
-      case.array("rewards", dtype),
-      group_size=size,
-      min_value=low,
-      max_value=high,
-    )
-  return groups.asked(case, {"advantages": advantages})
+    return groups.asked(case, {"advantages": advantages})
+  ((low, high),) = ranges
+  rewards = case.array("rewards", dtype)
+  advantages = beta.beta_normalized(
+    rewards, group_size=size, min_value=low, max_value=high
+  )
+  rates = (rewards.reshape(-1, size).mean(axis=1) - low) / (high - low)
+  density = beta.fitted(rates)
+  found = {
+    "advantages": advantages,
+    "alpha": 1 + density.size * density.mode,
+    "beta": 1 + density.size * (1 - density.mode),
+  }
+  return groups.asked(case, found)
+
+
+def _each(bound):
+  """One number, or one for each component."""
+  values = list(bound.values()) if isinstance(bound, dict) else bound
+  return np.ravel(values).astype(float)
+
+
+def _columns(parts):
+  """[N, K], also of {name: [N]}."""
+  if isinstance(parts, dict):
+    return np.stack([np.asarray(x, float) for x in parts.values()], axis=1)
+  return parts

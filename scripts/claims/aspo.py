@@ -1,0 +1,71 @@
+"""ASPO: where code is first called, and how often answers are right."""
+
+import claims_frame as frame
+import claims_runs as runs
+import compare_tasks as tasks
+import numpy as np
+
+from jaxrl_llm import methods
+
+CLAIM = "The first call of code moves forward while accuracy holds."
+SECONDS = 60.0
+_WORD = "Wait "  # stands for a call of code
+CONFIGS = {
+  "DAPO (k 0)": methods.Aspo(k=0.0, marker=_WORD),
+  "ASPO": methods.Aspo(marker=_WORD),
+  "ASPO, aggressive": methods.Aspo(delta=-2.5, k=0.9, marker=_WORD),
+}
+
+
+def _calls(samples):
+  """[N, T] true where code is called."""
+  out = samples.generation
+  return (out.completions == tasks.WORDS.index(_WORD)) & out.mask
+
+
+def _right(samples):
+  """An answer needs a call, wherever it is, and the target twice."""
+  called = _calls(samples).any(axis=1)
+  return {"right": called & (runs.hits(samples).sum(axis=1) >= 2)}
+
+
+def _positions(samples):
+  """Of the first call, the length of the text where there is none."""
+  calls = _calls(samples)
+  first = np.where(calls.any(axis=1), calls.argmax(axis=1), calls.shape[1])
+  return {"first call": first, "calls": calls.any(axis=1)}
+
+
+def check(seeds: int) -> frame.Finding:
+  """Trains with and without the bonus; all else is the same."""
+  arena = runs.Runs(seeds, steps=60)
+  trained = {
+    name: arena.train(config, _right, _positions)
+    for name, config in CONFIGS.items()
+  }
+  first, right = (
+    {name: run.after[part] for name, run in trained.items()}
+    for part in ("first call", "reward")
+  )
+  earlier = frame.differs(first["DAPO (k 0)"], first["ASPO"])
+  worse = frame.differs(right["DAPO (k 0)"], right["ASPO"])
+  return frame.Finding(
+    shows=False if worse else earlier,
+    text=(
+      f"After 60 steps the first call is at token {frame.band(first['ASPO'])}"
+      f" of {tasks.T}, without the bonus at {frame.band(first['DAPO (k 0)'])};"
+      f" right answers {frame.band(right['ASPO'])} and"
+      f" {frame.band(right['DAPO (k 0)'])}."
+    ),
+    rows=[
+      {
+        "method": name,
+        "first call at token": frame.band(first[name]),
+        "right": frame.band(right[name]),
+        "call code": frame.band(run.after["calls"]),
+      }
+      for name, run in trained.items()
+    ],
+    curves={name: run.curves["first call"] for name, run in trained.items()},
+    axes=("step", "token of the first call"),
+  )

@@ -1,0 +1,106 @@
+"""BNPO: the variance of the gradient at one policy, on the same rollouts."""
+
+import dataclasses
+
+import claims_frame as frame
+import claims_gradients as gradients
+import claims_runs as runs
+import jax
+import numpy as np
+
+from jaxrl_llm import methods
+from jaxrl_llm.advantages import group
+from jaxrl_llm.methods import base
+
+CLAIM = (
+  "At one policy the gradient has less variance than with GRPO's advantage and"
+  " than with reward minus mean."
+)
+SECONDS = 90.0
+_ROLLOUTS = 48
+_STEPS = 8  # of training, after which a policy is held fixed
+
+
+def _right(samples):
+  """Prompts of four difficulties: one to four tokens must be the target."""
+  needed = np.array([problem.id + 1 for problem in samples.problems])
+  needed = np.repeat(needed, samples.group_size)
+  return {"right": runs.hits(samples).sum(axis=1) >= needed}
+
+
+def check(seeds: int) -> frame.Finding:
+  """Gradients of three advantages, all else as BNPO has it."""
+  arena = runs.Runs(seeds, steps=_STEPS, prompts=16, group_size=16)
+  trained = arena.train(methods.Grpo(beta=0.0), _right).params
+  makers = {
+    name: gradients.make_gradients(arena.model, method)
+    for name, method in _methods().items()
+  }
+  found = {
+    "untrained": _variances(arena, makers, arena.params),
+    f"{_STEPS} steps": _variances(arena, makers, trained),
+  }
+  rows, verdicts = [], []
+  for policy, (rate, variances) in found.items():
+    ratios = {
+      name: np.log(variances["BNPO"] / x) for name, x in variances.items()
+    }
+    verdicts += [
+      frame.differs(np.zeros(seeds), ratios[name])
+      for name in ("GRPO", "reward minus mean")
+    ]
+    rows += [
+      {
+        "policy": f"{policy}, mean reward {rate:.2f}",
+        "advantage": name,
+        "tr Cov(g) / |E g|^2": frame.band(x, 2),
+        "BNPO's over this": " to ".join(_factors(ratios[name])),
+      }
+      for name, x in variances.items()
+    ]
+  last = found[f"{_STEPS} steps"][1]
+  decided = None if None in verdicts else all(verdicts)
+  return frame.Finding(
+    shows=False if False in verdicts else decided,
+    text=(
+      f"tr Cov(g) / |E g|^2 over {_ROLLOUTS} rollouts of 16 prompts x 16, of"
+      f" policies after {_STEPS} steps: "
+      + ", ".join(f"{name} {frame.band(x, 2)}" for name, x in last.items())
+      + "."
+    ),
+    rows=rows,
+  )
+
+
+def _variances(arena, makers, params):
+  """(mean reward, {advantage: [seeds] relative variances})."""
+  sampled = [arena.sample(params, 10**6 + i) for i in range(_ROLLOUTS)]
+  rollouts = [
+    [x.rollout(np.float32(_right(x)["right"])) for x in each]
+    for each in zip(*sampled, strict=True)
+  ]
+  found = {name: [] for name in makers}
+  for run, own in enumerate(rollouts):
+    policy = jax.tree.map(lambda x, run=run: x[run], params)
+    for name, make in makers.items():
+      found[name].append(gradients.relative_variance(make(policy, own)))
+  rate = np.mean([[x.rewards for x in own] for own in rollouts])
+  return rate, {name: np.array(values) for name, values in found.items()}
+
+
+def _methods() -> dict[str, base.Method]:
+  bnpo = methods.Bnpo().build()
+  others = {
+    "GRPO": base.from_rewards(group.group_normalized, eps=1e-6),
+    "reward minus mean": base.from_rewards(group.group_centred),
+  }
+  return {"BNPO": bnpo} | {
+    name: dataclasses.replace(bnpo, advantage=advantage)
+    for name, advantage in others.items()
+  }
+
+
+def _factors(logs) -> list[str]:
+  """The 95 % interval of a factor."""
+  mean, half = frame.report.interval(logs)
+  return [f"{np.exp(x):.2f}" for x in (mean - half, mean + half)]
