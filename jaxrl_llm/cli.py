@@ -1,4 +1,4 @@
-"""The command line: `jaxrl train | eval | sample | plan | doctor | methods`.
+"""The command line: `jaxrl train | sft | eval | sample | plan | doctor | ...`.
 
 A mistake of the person typing ends in one line on stderr and exit code 2.
 JAXRL_DEBUG=1 shows the traceback instead. Heavy imports wait until a command
@@ -25,6 +25,8 @@ usage: jaxrl COMMAND ...
 
   jaxrl train CONFIG [--resume | --overwrite] [--OPTION VALUE ...]
       train a language model; everything goes to runs/NAME/
+  jaxrl sft CONFIG [--method sft | eksft] [--resume | --overwrite] [...]
+      imitate the answers of the data instead: the usual start of a run
   jaxrl eval CONFIG [--checkpoint RUN_DIR | --weights FOLDER] [--OPTION ...]
       accuracy and pass@k on held-out problems
   jaxrl sample MODEL --prompt TEXT [TEXT ...] [--OPTION VALUE ...]
@@ -49,7 +51,9 @@ _NO_ROOM = "RESOURCE_EXHAUSTED"
 
 def script() -> int:
   """The program `jaxrl`: main() in a process with large memory pages."""
-  if sys.argv[1:2] in (["train"], ["eval"], ["sample"], ["doctor"]):
+  if sys.argv[1:2] in (
+    [c] for c in ("train", "sft", "eval", "sample", "doctor")
+  ):
     heap.use_large_pages()
     count = cluster.typed_count(sys.argv)
     if sys.argv[1] != "sample" and cluster.several(count):
@@ -91,6 +95,7 @@ def main(args: Sequence[str] | None = None) -> int:
 def _dispatch(args: list[str]) -> int:
   commands = {
     "train": _train,
+    "sft": _sft,
     "eval": _evaluate,
     "sample": _sample,
     "plan": _plan,
@@ -112,9 +117,18 @@ def _dispatch(args: list[str]) -> int:
 
 
 def _train(args: list[str]) -> int:
+  return _run("train", *_read_config("train", args))
+
+
+def _sft(args: list[str]) -> int:
+  config, rest, name = _read_config("sft", args, default_method="sft")
+  return _run("sft", config, rest, name)
+
+
+def _run(command: str, config: Any, rest: list[str], name: str) -> int:
   import tyro
 
-  config, rest, name = _read_config("train", args)
+  _check_command(command, config.method)
   kind = arguments.flat(type(config))
 
   @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -132,11 +146,12 @@ def _train(args: list[str]) -> int:
     processes: cluster.Processes = cluster.Processes()
 
   parsed = arguments.parse(
-    Train, Train(config=config), rest, f"jaxrl train {name}"
+    Train, Train(config=config), rest, f"jaxrl {command} {name}"
   )
-  from jaxrl_llm.training import experiment
+  if command == "train":
+    from jaxrl_llm.training import experiment
 
-  experiment.validate(parsed.config)
+    experiment.validate(parsed.config)
   main_process = _join(parsed.processes)
   from jaxrl_llm.distributed import processes  # slow: after the checks
   from jaxrl_llm.training import loop
@@ -256,6 +271,7 @@ def _plan(args: list[str]) -> int:
   import tyro
 
   config, rest, name = _read_config("plan", args)
+  _check_command("plan", config.method)
   kind = arguments.flat(type(config))
 
   @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -299,6 +315,7 @@ def _plan(args: list[str]) -> int:
 
 def _doctor(args: list[str]) -> int:
   config, rest, name = _read_config("doctor", args)
+  _check_command("doctor", config.method)
   kind = arguments.flat(type(config))
 
   @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -325,22 +342,59 @@ def _methods(args: list[str]) -> None:
   if args and args[0] in ("-h", "--help"):
     print("usage: jaxrl methods [NAME]")
     return
+  from jaxrl_llm import methods
   from jaxrl_llm.methods import describe
 
   if args:
     print(describe.explain(args[0]))
-    print(f"\nSet them with `--method {args[0]} --method.NAME VALUE`.")
+    kind = methods.get(args[0])
+    command = "sft" if kind().build().supervised else "train"
+    print(
+      f"\nSet them with `jaxrl {command} CONFIG --method {args[0]}"
+      " --method.NAME VALUE`."
+    )
   else:
     print(describe.table())
 
 
-def _read_config(command: str, args: list[str]) -> tuple[Any, list[str], str]:
-  """The config of the first argument, with --method applied; and the rest."""
+def _check_command(command: str, method: Any) -> None:
+  """Refuses a method that another command trains with."""
+  from jaxrl_llm import methods
+
+  supervised = method.build().supervised
+  if supervised == (command == "sft"):
+    return
+  names = {kind: name for name, kind in methods.METHODS.items()}
+  name = names.get(type(method), type(method).__name__)
+  if supervised:
+    raise ValueError(
+      f"method {name} learns from the data's answers, not from samples:"
+      f" `jaxrl sft CONFIG --method {name}` trains with it."
+    )
+  raise ValueError(
+    f"method {name} learns from samples: `jaxrl train CONFIG --method {name}`"
+    " trains with it; `jaxrl sft` has the methods sft and eksft."
+  )
+
+
+def _read_config(
+  command: str, args: list[str], *, default_method: str = ""
+) -> tuple[Any, list[str], str]:
+  """The config of the first argument, with --method applied; and the rest.
+
+  Args:
+    command: of jaxrl.
+    args: what follows it.
+    default_method: takes the place of a config's method that learns from
+      samples; "": none does.
+  """
   name, rest = arguments.first(args, command, "CONFIG", "demo_addition")
   from jaxrl_llm.training import config_file, experiment
 
   config = config_file.load(name) if name else experiment.Experiment()
   chosen, rest = arguments.take(rest, "--method")
+  if default_method and chosen is None and not config.method.build().supervised:
+    chosen = default_method
   if chosen is not None:
     from jaxrl_llm import methods
 

@@ -59,9 +59,11 @@ def generate(
   if size < 1:
     raise ValueError(f"data.size must be at least 1, got {size}.")
   shots = _SHOTS[name] if few_shot else ""
+  # As the shots write it; countdown's answer is what is asked, no solution.
+  solution = "" if name == "countdown" else " {}"
   questions = GENERATORS[name](split, digits, size, seed)
   return [
-    sources.Problem(i, shots + prompt, answer)
+    sources.Problem(i, shots + prompt, answer, solution.format(answer))
     for i, (prompt, answer) in enumerate(questions)
   ]
 

@@ -47,7 +47,10 @@ class Problems(Sequence):
     record = self._records[position]
     solution = _text(record["answer"])
     return sources.Problem(
-      position, _text(record["question"]), jsonl.final_answer(solution)
+      position,
+      _text(record["question"]),
+      jsonl.final_answer(solution),
+      solution,
     )
 
 

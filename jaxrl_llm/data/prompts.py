@@ -61,9 +61,22 @@ def write_prompts(
   if FIELD not in template:
     raise ValueError(f"data.template must contain {FIELD}, got {template!r}.")
   texts = [template.replace(FIELD, problem.prompt) for problem in problems]
-  if not chat:
-    return texts
-  return [tokenizer.chat([{"role": "user", "content": t}]) for t in texts]
+  if chat:
+    return [
+      tokenizer.chat(_messages([*problem.before, ("user", text)]))
+      for problem, text in zip(problems, texts, strict=True)
+    ]
+  for problem in problems:
+    if problem.before:
+      raise ValueError(
+        f"problem {problem.id} is a conversation; set data.chat to True, or"
+        " leave it out."
+      )
+  return texts
+
+
+def _messages(turns) -> list[dict[str, str]]:
+  return [{"role": role, "content": content} for role, content in turns]
 
 
 def _check_count(problem: sources.Problem, count: int, length: int) -> None:

@@ -26,11 +26,19 @@ class Problem:
     id: position in its source, from 0; names the problem in messages.
     prompt: text.
     answer: text, in the form that the reward expects.
+    solution: text that a supervised run imitates; "" if there is none.
+    before: turns (role, text) of a conversation before the prompt, which is its
+      user's last one; they need a chat template.
   """
 
   id: int
   prompt: str
   answer: str
+  # Neither tells one problem from another.
+  solution: str = dataclasses.field(default="", repr=False, compare=False)
+  before: tuple[tuple[str, str], ...] = dataclasses.field(
+    default=(), repr=False, compare=False
+  )
 
 
 def load(

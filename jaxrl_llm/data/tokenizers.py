@@ -40,6 +40,12 @@ class Tokenizer(Protocol):
   def encode(self, text: str) -> list[int]:
     """Ids of a text, with the beginning token if the model has one."""
 
+  def continuation(self, text: str) -> list[int]:
+    """Ids of a text that follows another: without a beginning token."""
+
+  def ending(self, *, chat: bool = False) -> int:
+    """The id that ends a text, or in a conversation an assistant's turn."""
+
   def decode(self, ids: Iterable[int]) -> str:
     """Text of ids; special tokens are dropped."""
 
@@ -98,6 +104,17 @@ class TextTokenizer:
     bos = self._fast.bos_token
     doubled = bool(bos) and text.startswith(bos)
     return self._fast.encode(text, add_special_tokens=not doubled)
+
+  def continuation(self, text: str) -> list[int]:
+    """Ids of a text that follows another."""
+    return self._fast.encode(text, add_special_tokens=False)
+
+  def ending(self, *, chat: bool = False) -> int:
+    """The tokenizer's eos; in a conversation what its template writes."""
+    if chat and (written := _written_end(self._fast)) is not None:
+      return written
+    eos = self._fast.eos_token_id
+    return self.stop_ids[0] if eos is None else eos
 
   def decode(self, ids: Iterable[int]) -> str:
     """Text of ids; special tokens are dropped."""
@@ -171,6 +188,15 @@ class CharTokenizer:
           " tokenizer knows printable ASCII and newline only."
         )
     return [ord(char) for char in text]
+
+  def continuation(self, text: str) -> list[int]:
+    """Codes of the characters."""
+    return self.encode(text)
+
+  def ending(self, *, chat: bool = False) -> int:
+    """Its one stop id."""
+    del chat
+    return self.stop_ids[0]
 
   def decode(self, ids: Iterable[int]) -> str:
     """Text of ids; ids that are no character are dropped."""
@@ -274,6 +300,25 @@ def _end_of_turn(fast: transformers.PreTrainedTokenizerBase) -> set[int]:
     for token in END_OF_TURN
     if token in str(template) and token in vocab
   }
+
+
+def _written_end(fast: transformers.PreTrainedTokenizerBase) -> int | None:
+  """The first end of turn that a chat template writes after an answer."""
+  if not _end_of_turn(fast):
+    return None
+  turns = [("user", "question"), ("assistant", "the answer")]
+  try:
+    text = fast.apply_chat_template(
+      [{"role": role, "content": content} for role, content in turns],
+      tokenize=False,
+    )
+  except Exception:  # templates raise what they like; a prompt then does, too
+    return None
+  tail = text.rpartition("the answer")[2]
+  found = [token for token in END_OF_TURN if token in tail]
+  if not found:
+    return None
+  return fast.get_vocab().get(min(found, key=tail.index))
 
 
 def _char_name(index: int) -> str:

@@ -1,6 +1,6 @@
 """The samplers of a run: for training, for greedy baselines, for evaluation."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 
 import jax
@@ -33,7 +33,7 @@ def make_collector(
 ) -> collect.Collector:
   """A collector from names: model, rule and lengths; see its attributes."""
   sync = sync or weight_sync.WeightSync(model)
-  stops = [*tokenizer.stop_ids, *_stop_texts(rule.stop, tokenizer)]
+  stops = [*tokenizer.stop_ids, *stop_texts(rule.stop, tokenizer)]
   generate = generator(
     model,
     rule,
@@ -147,8 +147,14 @@ def evaluation(
   )
 
 
-def _stop_texts(stops, tokenizer):
-  """Ids of stop texts; each must be one token of the tokenizer."""
+def stop_texts(
+  stops: Sequence[str], tokenizer: tokenizers.Tokenizer
+) -> Iterator[int]:
+  """Ids of stop texts, in order.
+
+  Raises:
+    ValueError: one of them is not exactly one token of the tokenizer.
+  """
   for text in stops:
     ids = tokenizer.encode(text)
     if len(ids) != 1:

@@ -60,6 +60,11 @@ class Data:
   """text around each prompt; {prompt} is replaced"""
   chat: bool = False
   """wraps the prompt as a user turn with the tokenizer's chat template"""
+  answer_template: str = "{answer}"
+  """jaxrl sft: text around each answer; {answer} is replaced"""
+  epochs: int = 0
+  """jaxrl sft: passes over the training split, in place of `steps`; 0: `steps`
+  batches of prompts_per_step examples"""
   digits: int = 2
   """generators: decimal digits of each number"""
   few_shot: bool = True
@@ -257,7 +262,7 @@ def validate(config: Experiment) -> None:
   )
   natural = (
     "reward_workers evaluation.every checkpoint.every checkpoint.keep_period"
-    " logging.samples rollout_ahead mesh.rollout"
+    " logging.samples rollout_ahead mesh.rollout data.epochs"
   )
   for names, least in ((positive, 1), (natural, 0)):
     for name in names.split():
@@ -269,6 +274,11 @@ def validate(config: Experiment) -> None:
     base.check_packed(method.needs)
   if isinstance(method, base.Evolution):
     _validate_evolution(config)
+  if config.data.epochs and not method.supervised:
+    raise ValueError(
+      "data.epochs must be 0 where samples are learnt from, got"
+      f" {config.data.epochs}: it is for `jaxrl sft`; set steps."
+    )
   least = method.min_group_size
   if config.group_size < least:
     why = ": a method that compares siblings learns nothing from a group of one"

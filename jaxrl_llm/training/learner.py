@@ -90,7 +90,7 @@ class Learner:
     rollout = summary.with_components(
       rollout, found.groups.components, self._pool
     )
-    rollout, packed = _packed(run, rollout)
+    rollout, packed = packed_rollout(run, rollout)
     rollout = meshes.place_rows(rollout, run.mesh)
     train_step = self._steps.begin(
       self.state, rollout, self._reference
@@ -121,7 +121,7 @@ class Learner:
       return self._run.collect.sync(self._run.policy(self.state.params))
 
 
-def _packed(run: setup.Run, rollout):
+def packed_rollout(run: setup.Run, rollout):
   """The rollout, packed if the experiment says so, and metrics of that."""
   packer = run.layout.packer()
   return packer(rollout) if packer else (rollout, {})

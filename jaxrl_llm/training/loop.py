@@ -22,6 +22,7 @@ from jaxrl_llm.training import (
   population,
   report,
   setup,
+  supervised,
 )
 from jaxrl_llm.training import checkpoint as checkpoints
 from jaxrl_llm.training import metrics as metric_files
@@ -59,7 +60,7 @@ def train(
   """Runs an experiment from its first step, or from its newest checkpoint.
 
   Args:
-    config: the experiment.
+    config: the experiment; of a supervised method see supervised.adapted.
     resume: go on from the newest checkpoint in runs/NAME; a run that was
       killed before its first one starts anew.
     overwrite: delete what runs/NAME holds and start anew.
@@ -73,6 +74,7 @@ def train(
     Stopped: after SIGINT or SIGTERM, when all is saved.
     OSError: a checkpoint could not be written; those before it are whole.
   """
+  config = supervised.adapted(config)
   experiment.validate(config)
   folder = pathlib.Path(config.runs).expanduser() / config.name
   processes.on_main(
@@ -106,9 +108,7 @@ class _Trainer:
   def __init__(self, run: setup.Run, pool, saver, folder: pathlib.Path):
     self._run, self._pool = run, pool
     self._saver, self._folder = saver, folder
-    by_evolution = isinstance(run.method, base.Evolution)
-    kind = population.Learner if by_evolution else learner.Learner
-    self._learner = kind(run, pool)
+    self._learner = _learner_of(run)(run, pool)
     self._origin = run.origin()
     self._first = 0
     self._signal, self._heard = None, 0.0
@@ -242,8 +242,11 @@ class _Trainer:
     result = inference.held_out(
       self._run, self._pool, self._learner.state.params, say=say
     )
-    self._writer.evaluation(step, result.metrics, result.rows)
-    self._display.evaluation(step, result.metrics)
+    metrics = result.metrics
+    if self._run.method.supervised:
+      metrics |= self._learner.held_out()
+    self._writer.evaluation(step, metrics, result.rows)
+    self._display.evaluation(step, metrics)
 
   def _told(self) -> bool:
     """Whether any process was told to stop; all agree."""
@@ -268,6 +271,13 @@ class _Trainer:
       self.save(step)
       self._saver.wait()
     raise Stopped(self._signal, step, self._folder)
+
+
+def _learner_of(run: setup.Run):
+  """Who makes the steps of a run."""
+  if isinstance(run.method, base.Evolution):
+    return population.Learner
+  return supervised.Learner if run.method.supervised else learner.Learner
 
 
 def describe(config: experiment.Experiment) -> dict[str, Any]:

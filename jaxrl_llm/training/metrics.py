@@ -17,6 +17,7 @@ written and plotted by TensorBoard too; one that is missing is left out):
     fitness/mean, fitness/max, fitness/std, fitness/failed   without gradients:
         mean reward of each member; share of members that had none
     update_norm, drift_norm           of the parameters, since the start
+    cross_entropy                     of the answers of a supervised run, nats
     unscorable, tokens_per_second
     time/sync, time/rollout, time/reward, time/train, time/step    seconds
     sync/bytes                        received by each device for the sampler

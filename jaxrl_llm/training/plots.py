@@ -59,6 +59,7 @@ def panels(steps: Rows, *, form: str = "svg") -> list[bytes]:
   """One small picture for each thing worth watching that was logged."""
   single = (
     ("reward", "reward of the rollouts", "mean, and one deviation around"),
+    ("cross_entropy", "cross-entropy of the answers", "nats a token"),
     ("length", "completion length", "tokens"),
     ("entropy", "entropy", "nats a token"),
     ("zero_variance", "groups without signal", "share with equal rewards"),

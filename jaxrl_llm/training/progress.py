@@ -22,6 +22,7 @@ _FIELDS = (
   ("reward_std", "+-", "{:.2f}"),
   ("fitness/max", "best", "{:.3f}"),
   ("length", "length", "{:.1f}"),
+  ("cross_entropy", "cross-entropy", "{:.3f}"),
   ("entropy", "entropy", "{:.3f}"),
   ("zero_variance", "same", "{:.0%}"),
   ("sampler_gap_mean", "gap", "{:.1e}"),
@@ -265,6 +266,8 @@ def verdict(step: int, metrics: Mapping[str, Any]) -> str:
   for name, value in metrics.items():
     if name.startswith("pass@") and name[5:].isdigit():
       text += f"  {name} {value:.3f}"
+  if "cross_entropy" in metrics:
+    text += f"  cross-entropy {metrics['cross_entropy']:.3f}"
   if metrics.get("unscorable", 0) > 0:
     text += f"  unscorable {metrics['unscorable']:.1%}"
   return text

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxrl_llm.data import batching, sources
+from jaxrl_llm.data import answers, batching, sources
 from jaxrl_llm.data import prompts as encoding
 from jaxrl_llm.distributed import fingerprint
 from jaxrl_llm.distributed import mesh as meshes
@@ -61,7 +61,8 @@ class Run:
     collect: training samples.
     greedy: one greedy completion of training problems, for plans that ask.
     evaluate: held-out samples, with the evaluation's own rule.
-    batches: iterator over lists of training problems, with get_state().
+    batches: iterator over lists of training problems, with get_state(); of a
+      supervised method over lists of answers.Example.
     held_out: problems of the evaluation.
     layout: the mesh and where parameters and state lie on it.
   """
@@ -257,7 +258,11 @@ def build(config: experiment.Experiment, *, weights: str | None = None) -> Run:
   trained = jax.eval_shape(lambda x: adapter.start(config, x), loaded.params)
   held_out = held_out[: config.evaluation.examples]
   _check_prompts(config, loaded.tokenizer, held_out)
-  _check_prompts(config, loaded.tokenizer, training[:_CHECKED])
+  if parts.method.supervised:
+    training = examples(config, loaded.tokenizer, training)
+    training.check()
+  else:
+    _check_prompts(config, loaded.tokenizer, training[:_CHECKED])
   sampled = config, parts.model, loaded.tokenizer, layout
   return Run(
     config=config,
@@ -330,6 +335,23 @@ def problems(
     few_shot=data.few_shot,
     size=data.size,
     seed=config.seed,
+  )
+
+
+def examples(
+  config: experiment.Experiment, tokenizer, problems: Sequence[sources.Problem]
+) -> answers.Examples:
+  """Problems as a supervised run learns them; errors as build()."""
+  stops = [*collectors.stop_texts(config.sampling.stop, tokenizer)]
+  return answers.Examples(
+    problems,
+    tokenizer,
+    prompt_length=config.prompt_length,
+    answer_length=config.completion_length,
+    end_id=stops[0] if stops else tokenizer.ending(chat=config.data.chat),
+    template=config.data.template,
+    answer_template=config.data.answer_template,
+    chat=config.data.chat,
   )
 
 
