@@ -172,9 +172,9 @@ def test_an_adapter_learns_beside_a_frozen_base(tmp_path):
 
 @functools.cache
 def _batch():
-  """A model, its parameters and eight answers of different lengths."""
+  """A model, its parameters and four answers of different lengths."""
   run = setup.build(supervised.adapted(_config("unused", completion_length=8)))
-  texts = [" 7", " 12 =", " 3", "", " 100000", " 1 2", " 9", " 5"]
+  texts = [" 7", " 12 =", "", " 100000"]
   tokenizer = run.loaded.tokenizer
   examples = setup.examples(run.config, tokenizer, ())
   rows = [
@@ -197,7 +197,7 @@ def _ours():
     scores = scorer(params, rollout)
     return method.objective(scores, rollout, None, weights)[0]
 
-  return jax.value_and_grad(loss)(jax.device_get(run.loaded.params))
+  return jax.jit(jax.value_and_grad(loss))(jax.device_get(run.loaded.params))
 
 
 def test_loss_and_gradient_are_those_of_cross_entropy_by_hand():
@@ -216,7 +216,7 @@ def test_loss_and_gradient_are_those_of_cross_entropy_by_hand():
     return total / count
 
   params = jax.device_get(run.loaded.params)
-  expected = jax.value_and_grad(loss)(params)
+  expected = jax.jit(jax.value_and_grad(loss))(params)
   jax.tree.map(
     functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6),
     _ours(),
