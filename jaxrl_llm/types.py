@@ -104,6 +104,8 @@ class Scores:
     entropy: [N, T] entropy (nats) of each token's distribution, or None.
     hidden: [N, T, D] final hidden states, or None.
     values: [N, T] expected return from each position on, or None.
+    mtp_logprobs: [N, T] log-probability (nats) of each completion token as a
+      multi-token-prediction module says it one token earlier, or None.
     prompt_logprobs: [N, S] log-probability (nats) of each prompt token after
       those before it, 0 on the first one and on padding, or None.
     reference_kl: [N, T] KL (nats) of each token's distribution to the frozen
@@ -119,6 +121,7 @@ class Scores:
   entropy: Float[Array, "N T"] | None = None
   hidden: Float[Array, "N T D"] | None = None
   values: Float[Array, "N T"] | None = None
+  mtp_logprobs: Float[Array, "N T"] | None = None
   prompt_logprobs: Float[Array, "N S"] | None = None
   reference_kl: Float[Array, "N T"] | None = None
   collision: Float[Array, "N T"] | None = None

@@ -25,7 +25,7 @@ from jaxrl_llm.methods import base
 from jaxrl_llm.models import families
 from jaxrl_llm.rewards import scored
 from jaxrl_llm.rollout import collect
-from jaxrl_llm.training import ahead, critic, score
+from jaxrl_llm.training import ahead, heads, score
 from jaxrl_llm.training import state as states
 from jaxrl_llm.training import step as stepping
 
@@ -144,33 +144,26 @@ class Arena:
     Raises:
       ValueError: the method needs larger groups.
     """
-    setting, values = self.setting, self._critic(method)
+    setting = self.setting
     if setting.group_size < method.min_group_size:
       raise ValueError(
         f"group_size must be at least {method.min_group_size}, got"
         f" {setting.group_size}."
       )
     optimizer = setting.optimizer()
+    head = heads.of_method(method, self.model, setting.optimizer)
     step = stepping.make_train_step(
-      score.make_score(
-        self.model, needs=method.needs | ({"hidden"} if values else set())
-      ),
+      score.make_score(self.model, needs=method.needs, head=method.head),
       method,
       optimizer,
       mini_batches=setting.mini_batches,
       epochs=setting.epochs,
-      critic=values,
+      head=head,
     )
     state = jax.vmap(
-      lambda params: states.init_state(params, method, optimizer, critic=values)
+      lambda params: states.init_state(params, method, optimizer, head=head)
     )(self.params)
     return state, jax.jit(jax.vmap(step), compiler_options=tasks.COMPILER)
-
-  def _critic(self, method) -> critic.Critic | None:
-    if "values" not in method.needs:
-      return None
-    optimizer = self.setting.optimizer(method.critic.critic_rate)
-    return critic.Critic(method.critic, self.setting.width, optimizer)
 
   def example(self, method: base.Method) -> types.Rollout:
     """Arrays of the shapes of one step's rollouts."""

@@ -30,6 +30,7 @@ PARAMETERS = {
   "gate": ("width", "mlp"),
   "up": ("width", "mlp"),
   "down": ("mlp", "width"),
+  "project": ("width", None),
 }
 RULES: Rules = {
   "rows": meshes.ROWS,

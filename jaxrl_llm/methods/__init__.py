@@ -38,6 +38,7 @@ from jaxrl_llm.methods.max_rl import MaxRl
 from jaxrl_llm.methods.ngrpo import Ngrpo
 from jaxrl_llm.methods.novelty_gspo import NoveltyGspo
 from jaxrl_llm.methods.numca import Numca
+from jaxrl_llm.methods.occ import Occ
 from jaxrl_llm.methods.offpolicy_correction import OffPolicyCorrection
 from jaxrl_llm.methods.opo import Opo
 from jaxrl_llm.methods.opsm import Opsm
@@ -99,6 +100,7 @@ __all__ = [
   "Ngrpo",
   "Numca",
   "NoveltyGspo",
+  "Occ",
   "OffPolicyCorrection",
   "Opo",
   "Opsm",

@@ -11,15 +11,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from jaxrl_llm import types
-from jaxrl_llm.models import value_head
+from jaxrl_llm.models import api
 from jaxrl_llm.objectives import penalties
 from jaxrl_llm.rollout import plans
 from jaxrl_llm.transforms import chain
 
 # What a method may need the step to compute for it.
 #   ref_logprobs  rollout.ref_logprobs, by the frozen reference
-#   entropy, hidden, values, prompt_logprobs, token_hidden, prompt_hidden
-#               these fields of Scores
+#   entropy, hidden, values, mtp_logprobs, prompt_logprobs, token_hidden,
+#   prompt_hidden  these fields of Scores
 #   reference_kl  the same: a forward of the frozen reference for each of ours
 #   collision  the same, beside reference_kl
 #   old_scores  one forward before the transform: the trainer's old_logprobs,
@@ -33,6 +33,7 @@ NEEDS = frozenset(
     "entropy",
     "hidden",
     "values",
+    "mtp_logprobs",
     "prompt_logprobs",
     "reference_kl",
     "collision",
@@ -42,6 +43,7 @@ NEEDS = frozenset(
     "now_scores",
   }
 )
+_OF_A_HEAD = frozenset({"values", "mtp_logprobs"})
 
 
 def nothing(scores: types.Scores, rollout: types.Rollout) -> dict[str, Array]:
@@ -92,7 +94,8 @@ class Method:
     needs: what the step must compute besides log-probs, out of NEEDS: what
       nothing needs is never computed.
     min_group_size: smallest G: 2 where siblings are compared, else 1.
-    critic: makes the values of a method that needs them.
+    head: what is learnt beside the policy: a value_head.ValueHead for "values",
+      an mtp.MtpModule for "mtp_logprobs".
     supervised: whether it learns from the data's own answers, with G = 1, and
       not from samples: rewards and old_logprobs are then not read.
   """
@@ -108,7 +111,7 @@ class Method:
   needs: frozenset[str] = frozenset()
   plan: types.Plan = plans.one_round()
   min_group_size: int = 2
-  critic: value_head.ValueHead = value_head.ValueHead()
+  head: api.Head | None = None
   supervised: bool = False
 
   @property
@@ -127,6 +130,10 @@ class Method:
       raise ValueError("a method that measures needs 'old_scores'.")
     if "collision" in self.needs and "reference_kl" not in self.needs:
       raise ValueError("'collision' is found beside 'reference_kl' alone.")
+    if (self.head is None) != self.needs.isdisjoint(_OF_A_HEAD):
+      raise ValueError(
+        f"a head goes with one of the needs {', '.join(sorted(_OF_A_HEAD))}."
+      )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,8 @@ _NEEDS = {
   "entropy": "the entropy of every token, from the forwards there are",
   "hidden": "final hidden states, from the forwards there are",
   "values": "a critic on the policy's hidden states, with its own optimizer",
+  "mtp_logprobs": "a module that predicts a token further, one block and the"
+  " head once more a forward, with its own optimizer",
   "prompt_logprobs": "log-probs of the prompts' own tokens, prompts once more",
   "reference_kl": "a forward of the frozen reference for each of the policy's,"
   " and the logits of both, a few tokens at a time",

@@ -93,8 +93,8 @@ class Ppo(base.MethodConfig):
       | {"values", "old_scores"}
       | ({"ref_logprobs"} if self.beta else set()),
       min_group_size=1,
-      critic=value_head.ValueHead(
-        trunk_gradient=self.trunk_gradient, critic_rate=self.critic_rate
+      head=value_head.ValueHead(
+        trunk_gradient=self.trunk_gradient, rate=self.critic_rate
       ),
     )
 

@@ -150,6 +150,29 @@ class Cache(Protocol):
 
 
 @runtime_checkable
+class Head(Protocol):
+  """Learnt beside a policy, from what its forward finds.
+
+  Its parameters are no part of the model's. How it is applied depends on what
+  it predicts: training/score.py knows of value_head.py and mtp.py.
+
+  Attributes:
+    rate: learning rate over the policy's.
+  """
+
+  rate: float
+
+  def init(self, key: jax.Array, model: "LanguageModel") -> Params:
+    """Its first parameters, float32."""
+
+
+def check_rate(name: str, rate: float) -> None:
+  """Raises ValueError unless a head's learning rate is positive and finite."""
+  if not 0 < rate < float("inf"):
+    raise ValueError(f"{name} must be positive and finite, got {rate}.")
+
+
+@runtime_checkable
 class LanguageModel(Protocol):
   """A decoder as pure functions.
 

@@ -70,18 +70,51 @@ class Decoder:
 
     block = self._block()
     scanned = params["layers"], cache.layers(), slides
-    x, kept = jax.lax.scan(run, self._embed(params, tokens), scanned)
-    x = layers.rms_norm(
-      x,
-      params["final_norm"],
-      eps=self.config.norm_eps,
-      offset=self.norm_offset,
-    )
+    x, kept = jax.lax.scan(run, self.embed(params, tokens), scanned)
+    x = self.norm(x, params["final_norm"])
     return x.astype(self.dtype), cache.updated(kept)
 
   def head(self, params):
     """The output matrix [V, D]; the embedding when tied."""
     return params["embed"] if self.config.tied else params["head"]
+
+  def embed(self, params, tokens):
+    """What the first block is given: [R, L, D], float32."""
+    x = embedding.lookup(params["embed"], tokens).astype(self.dtype)
+    if self.embed_scale is not None:
+      # Rounded to the dtype before the product, as the models were trained.
+      x = x * jnp.asarray(self.embed_scale, self.dtype)
+    return sharding.constrain(x.astype(jnp.float32), "rows", "length", None)
+
+  def norm(self, x, weight):
+    """RMSNorm as the family has it, float32."""
+    eps, offset = self.config.norm_eps, self.norm_offset
+    return layers.rms_norm(x, weight, eps=eps, offset=offset)
+
+  def norm_weight(self):
+    """The weight of a norm that does no more than scale."""
+    return jnp.full((self.config.width,), 1.0 - self.norm_offset, jnp.float32)
+
+  def init_block(self, key):
+    """Random float32 parameters of one block."""
+    half = self.config.head_dim // 2
+    turns = (jnp.ones((1, 1, half)), jnp.zeros((1, 1, half)))
+    x = jnp.zeros((1, 1, self.config.width))
+    past = caches.Causal(jnp.ones((1, 1), bool))
+    return self.block.init(key, x, turns, None, past, None)["params"]
+
+  def apply_block(self, weights, x, positions, cache):
+    """One block with weights of its own, which sees all that the cache allows.
+
+    Args:
+      weights: from init_block.
+      x: [R, L, D], float32.
+      positions: [R, L].
+      cache: that keeps nothing.
+    """
+    turns, _ = self._turns(positions)
+    x, _ = self._block()(weights, x, turns, None, cache, None)
+    return sharding.constrain(x, "rows", "length", None)
 
   def _random(self, key):
     config = self.config
@@ -89,30 +122,14 @@ class Decoder:
     embed_key, block_key, head_key = jax.random.split(key, 3)
     params = {
       "embed": 0.02 * jax.random.normal(embed_key, shape),
-      "layers": jax.vmap(self._init_block)(
+      "layers": jax.vmap(self.init_block)(
         jax.random.split(block_key, config.depth)
       ),
-      "final_norm": jnp.full(
-        (config.width,), 1.0 - self.norm_offset, jnp.float32
-      ),
+      "final_norm": self.norm_weight(),
     }
     if not config.tied:
       params["head"] = 0.02 * jax.random.normal(head_key, shape)
     return params
-
-  def _init_block(self, key):
-    half = self.config.head_dim // 2
-    turns = (jnp.ones((1, 1, half)), jnp.zeros((1, 1, half)))
-    x = jnp.zeros((1, 1, self.config.width))
-    past = caches.Causal(jnp.ones((1, 1), bool))
-    return self.block.init(key, x, turns, None, past, None)["params"]
-
-  def _embed(self, params, tokens):
-    x = embedding.lookup(params["embed"], tokens).astype(self.dtype)
-    if self.embed_scale is not None:
-      # Rounded to the dtype before the product, as the models were trained.
-      x = x * jnp.asarray(self.embed_scale, self.dtype)
-    return sharding.constrain(x.astype(jnp.float32), "rows", "length", None)
 
   def _slides(self):
     """[depth] bool, or None when no layer slides."""

@@ -63,6 +63,20 @@ class Packed:
     del kept
     return self
 
+  def before(self, x: Array) -> Array:
+    """[P, n, ...] of tokens -> of the token before each in its sequence.
+
+    A first token gets anything.
+    """
+    rows = self.rows.reshape(len(self.rows), -1)
+    return taken(x, taken(rows, jnp.maximum(self.places - 1, 0)))
+
+  def later(self) -> "Packed":
+    """The same without the first token of each sequence, which none sees."""
+    ids = self.segments
+    same = ids == jnp.pad(ids[..., :-1], ((0, 0), (0, 0), (1, 0)))
+    return self.replace(segments=jnp.where(same, ids, 0))
+
 
 def taken(x: Array, index: Int[Array, "P m"]) -> Array:
   """[P, n, ...] -> [P, m, ...]: of each block the elements that are named."""

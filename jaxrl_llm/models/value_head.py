@@ -1,14 +1,13 @@
 """A critic on the policy's own hidden states: one number a position."""
 
 import dataclasses
-from typing import Any
 
 import chex
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-Params = dict[str, Any]
+from jaxrl_llm.models import api
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,11 +24,11 @@ class ValueHead:
     trunk_gradient: share of the gradient of v that goes on into the hidden
       states, in [0, 1]: 0 leaves the policy alone, 1 is PPO with a shared
       trunk.
-    critic_rate: learning rate of the head over the policy's.
+    rate: learning rate of the head over the policy's.
   """
 
   trunk_gradient: float = 0.0
-  critic_rate: float = 10.0
+  rate: float = 10.0
 
   def __post_init__(self):
     """Raises ValueError for numbers that cannot be."""
@@ -37,17 +36,15 @@ class ValueHead:
       raise ValueError(
         f"trunk_gradient must be in [0, 1], got {self.trunk_gradient}."
       )
-    if not 0 < self.critic_rate < float("inf"):
-      raise ValueError(
-        f"critic_rate must be positive and finite, got {self.critic_rate}."
-      )
+    api.check_rate("critic_rate", self.rate)
 
-  def init(self, width: int) -> Params:
-    """Zeros: a critic that knows nothing says 0, and needs no random key."""
-    return {"weight": jnp.zeros((width,)), "bias": jnp.zeros(())}
+  def init(self, key: jax.Array, model: api.LanguageModel) -> api.Params:
+    """Zeros: a critic that knows nothing says 0."""
+    del key
+    return {"weight": jnp.zeros((model.config.width,)), "bias": jnp.zeros(())}
 
   def apply(
-    self, params: Params, hidden: Float[Array, "N T D"]
+    self, params: api.Params, hidden: Float[Array, "N T D"]
   ) -> Float[Array, "N T"]:
     """Values in units of reward, float32 whatever the model's dtype.
 

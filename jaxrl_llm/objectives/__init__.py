@@ -5,6 +5,10 @@ Estimators of the KL are in `kl`: kl.k1, kl.k3, kl.exact and others.
 """
 
 from jaxrl_llm.objectives import kl
+from jaxrl_llm.objectives.calibration import (
+  elementwise_coefficient,
+  inner_coefficient,
+)
 from jaxrl_llm.objectives.covariance import (
   clip_cov_drop,
   kl_cov_select,
@@ -56,8 +60,10 @@ __all__ = [
   "dppo_surrogate",
   "dro_surrogate",
   "dual_clip_surrogate",
+  "elementwise_coefficient",
   "fixed_length",
   "geometric_mean_surrogate",
+  "inner_coefficient",
   "kl",
   "kl_cov_select",
   "kl_cov_surrogate",

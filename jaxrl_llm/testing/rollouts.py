@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxrl_llm import types
 from jaxrl_llm.advantages import group
+from jaxrl_llm.models import mtp
 
 # The fields of Scores that hold an array.
 ARRAYS = tuple(
@@ -141,7 +142,8 @@ def make_scores(
     vocab_size: V.
 
   Returns:
-    Log-probs, entropy, log-probs of the prompts, KL to a reference and
+    Log-probs, those of a module that says them a token earlier, entropy,
+    log-probs of the prompts, KL to a reference and
     collision of such an entropy, values of a critic that is a little wrong
     about the mean reward of make_rollout, 1/2, and states of width 4 at the
     tokens; those of a prompt are the same for its group.
@@ -151,6 +153,7 @@ def make_scores(
   entropy = jax.random.uniform(keys[1], rollout.mask.shape, maxval=2.0)
   error = 0.05 * jnp.sin(1.0 + seed + jnp.arange(rollout.mask.size))
   values = 0.5 + error.reshape(rollout.mask.shape)
+  ahead = rollout.old_logprobs - 0.3 + 0.5 * noise + values - 0.5
   prompts = rollout.prompt_mask.shape
   unlikely = -1.5 - jnp.cos(jnp.arange(prompts[0] * prompts[1]))
   seen = rollout.prompt_mask & jnp.roll(rollout.prompt_mask, 1, axis=1)
@@ -160,6 +163,7 @@ def make_scores(
     logprobs=jnp.where(rollout.mask, rollout.old_logprobs + noise, 0.0),
     entropy=jnp.where(rollout.mask, entropy, 0.0),
     values=jnp.where(rollout.mask, values, 0.0),
+    mtp_logprobs=jnp.where(mtp.predicted(rollout), ahead, 0.0),
     prompt_logprobs=jnp.where(seen, unlikely.reshape(prompts)[first], 0.0),
     reference_kl=jnp.where(rollout.mask, noise**2, 0.0),
     collision=jnp.where(rollout.mask, jnp.exp(-1.1 * entropy), 0.0),

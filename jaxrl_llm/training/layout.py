@@ -125,7 +125,8 @@ class Layout:
     if self.mesh is None:
       return None
     shapes = jax.eval_shape(fresh, params)
-    places = sharding.parameter_shardings(self._shape, params, self.mesh)
+    learnt = params | (shapes.head_params or {})
+    places = sharding.parameter_shardings(self._shape, learnt, self.mesh)
     return sharding.like_parameters(shapes, places, self.mesh)
 
 

@@ -17,13 +17,13 @@ from jax.sharding import PartitionSpec
 from jaxrl_llm import types
 from jaxrl_llm.distributed import sharding
 from jaxrl_llm.methods import base
-from jaxrl_llm.models import api, cache, packed
+from jaxrl_llm.models import api, cache, mtp, packed
 from jaxrl_llm.training import vocabulary_kl
 from pallas_kernels import token_logprob
 
 _TENSOR = sharding.RULES["vocab"]
 
-# (params, rollout), and the frozen reference's parameters for "reference_kl".
+# (params, rollout), and by name what only some methods need: see make_score.
 ScoreFn = Callable[..., types.Scores]
 
 
@@ -32,20 +32,23 @@ def make_score(
   *,
   temperature: float = 1.0,
   needs: frozenset[str] = frozenset(),
+  head: api.Head | None = None,
 ) -> ScoreFn:
-  """Builds score(params, rollout, reference=None) -> Scores.
+  """Builds score(params, rollout, reference=None, head_params=None).
 
   Args:
     model: the decoder.
     temperature: that of the sampler; logits are divided by it.
     needs: those of a method; the fields of Scores are computed only when
-      named here. "token_hidden" feeds one token more.
+      named here, those of a head where a call brings its parameters, too.
+      "token_hidden" feeds one token more.
+    head: of the method.
 
   Returns:
     A jittable function; "reference_kl" alone needs `reference`, parameters that
-    get no gradient. rollout.group_size rows share each prompt; the rows of
-    the rollout must be a multiple of it. Log-probabilities are float32 and 0
-    outside the mask.
+    get no gradient, and what a head finds `head_params`. rollout.group_size
+    rows share each prompt; the rows of the rollout must be a multiple of it.
+    Log-probabilities are float32 and 0 outside the mask.
   """
 
   def prompt_logprobs(params, rollout):
@@ -86,7 +89,36 @@ def make_score(
     found = {"reference_kl": kl, "collision": collision}
     return {k: fed.spread(x) for k, x in found.items() if k in needs}
 
-  def score(params, rollout, reference=None):
+  def mtp_logprobs(params, rollout, fed, states, head_params):
+    ahead, matrix = head.apply(
+      head_params,
+      model,
+      params,
+      fed.tokens,
+      fed.previous(states),
+      fed.positions,
+      fed.later(),
+      head.share(rollout),
+    )
+    out = _token_logprob(
+      fed.before(ahead),
+      matrix,
+      fed.chosen,
+      fed.real,
+      inv_temperature=1.0 / temperature,
+      softcap=model.config.final_softcap,
+      with_entropy=False,
+    )
+    return jnp.where(mtp.predicted(rollout), fed.spread(out.logprob), 0.0)
+
+  def of_head(params, rollout, fed, states, head_params):
+    if "values" in needs:
+      hidden = fed.spread(fed.before(states))
+      return {"values": head.apply(head_params, hidden)}
+    found = mtp_logprobs(params, rollout, fed, states, head_params)
+    return {"mtp_logprobs": found}
+
+  def score(params, rollout, reference=None, head_params=None):
     if rollout.packing is None:
       fed = _padded(rollout, last="token_hidden" in needs)
     else:
@@ -104,12 +136,13 @@ def make_score(
       with_entropy="entropy" in needs,
     )
     asked = "prompt_logprobs" in needs
-    against = (
-      compared(params, reference, fed, hidden)
-      if "reference_kl" in needs
-      else {}
-    )
+    found = {}
+    if "reference_kl" in needs:
+      found |= compared(params, reference, fed, hidden)
+    if head_params is not None:
+      found |= of_head(params, rollout, fed, states, head_params)
     return types.Scores(
+      **found,
       prompt_logprobs=prompt_logprobs(params, rollout) if asked else None,
       logprobs=fed.spread(out.logprob),
       entropy=fed.spread(out.entropy) if "entropy" in needs else None,
@@ -117,7 +150,6 @@ def make_score(
       token_hidden=fed.own(states) if "token_hidden" in needs else None,
       prompt_hidden=fed.prompt(states) if "prompt_hidden" in needs else None,
       vocab_size=model.config.vocab_size,
-      **against,
     )
 
   return score
@@ -135,6 +167,9 @@ class _Fed(NamedTuple):
     chosen: [M] tokens that are scored.
     real: [M] which of them are no padding.
     before: [R, L, ...] -> [M, ...], at the token before each of them.
+    previous: [R, L, D] -> [R, L, D], at the token before each that is fed;
+      anything for a first one.
+    later: () -> rows without the first token of each sequence.
     spread: [M, ...] -> [N, T, ...].
     own: [R, L, ...] -> [N, T, ...], at the completion's own tokens.
     prompt: [R, L, ...] -> [N, S, ...].
@@ -146,6 +181,8 @@ class _Fed(NamedTuple):
   chosen: jax.Array
   real: jax.Array
   before: Callable[[jax.Array], jax.Array]
+  previous: Callable[[jax.Array], jax.Array]
+  later: Callable[[], api.Cache]
   spread: Callable[[jax.Array], jax.Array]
   own: Callable[[jax.Array], jax.Array] | None = None
   prompt: Callable[[jax.Array], jax.Array] | None = None
@@ -162,10 +199,15 @@ def _padded(rollout, *, last=False):
   (count, size), (n, length) = prompts.shape, rollout.mask.shape
   fed = length if last else length - 1
   own = jnp.where(rollout.mask[:, :fed], rollout.completions[:, :fed], 0)
-  rows = cache.Grouped(prompt_mask, group_size=group, length=fed)
   tokens = jnp.concatenate([prompts, own.reshape(count, group * fed)], axis=1)
-  if fed == 0:
-    rows, tokens = cache.Causal(prompt_mask), prompts
+
+  def seen(mask):
+    if fed == 0:
+      return cache.Causal(mask)
+    return cache.Grouped(mask, group_size=group, length=fed)
+
+  def later():
+    return seen(prompt_mask & jnp.pad(prompt_mask[:, :-1], ((0, 0), (1, 0))))
 
   def own_states(x):
     return x[:, size:].reshape(n, fed, *x.shape[2:])
@@ -177,6 +219,13 @@ def _padded(rollout, *, last=False):
     x = jnp.concatenate([first, own_states(x)[:, : length - 1]], axis=1)
     return x.reshape(-1, *x.shape[2:])
 
+  def previous(x):
+    prompt = jnp.pad(x[:, : size - 1], ((0, 0), (1, 0), (0, 0)))
+    own = before(x).reshape(n, length, -1)[:, :fed]
+    own = own.reshape(count, group * fed, x.shape[2])
+    return jnp.concatenate([prompt, own], axis=1)
+
+  rows = seen(prompt_mask)
   return _Fed(
     tokens=tokens,
     positions=rows.positions(),
@@ -184,6 +233,8 @@ def _padded(rollout, *, last=False):
     chosen=rollout.completions.reshape(-1),
     real=rollout.mask.reshape(-1),
     before=before,
+    previous=previous,
+    later=later,
     spread=lambda x: x.reshape(n, length, *x.shape[1:]),
     own=lambda x: _masked(own_states(x), rollout.mask),
     prompt=lambda x: _masked(
@@ -206,13 +257,16 @@ def _packed(rollout):
     x = packed.taken(x.reshape(blocks, count, *x.shape[1:]), index)
     return _masked(x.reshape(*rollout.mask.shape, *x.shape[2:]), rollout.mask)
 
+  rows = packed.Packed(packing.rows, packing.segments, packing.places)
   return _Fed(
     tokens=packing.tokens,
     positions=packing.positions,
-    rows=packed.Packed(packing.rows, packing.segments, packing.places),
+    rows=rows,
     chosen=packing.chosen.reshape(-1),
     real=packing.real.reshape(-1),
     before=before,
+    previous=rows.before,
+    later=rows.later,
     spread=spread,
   )
 

@@ -28,9 +28,9 @@ from jaxrl_llm.rollout import collect
 from jaxrl_llm.training import (
   adapter,
   collectors,
-  critic,
   evolution,
   experiment,
+  heads,
   optimizer,
   score,
   step,
@@ -40,6 +40,8 @@ from jaxrl_llm.training import state as states
 
 # Prompts that are tokenised before the run to see that they fit.
 _CHECKED = 20_000
+# The stream of randomness of a head's first parameters, of the run's seed.
+_STREAM = 3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,7 +55,7 @@ class Run:
     model: the decoder.
     method: what is optimised.
     optimizer: how; None without gradients.
-    critic: values and their optimizer, for a method that needs them.
+    head: what the method learns beside the policy, or None.
     attach: (frozen, trained) -> parameters of the policy.
     fresh: the first state of given trained parameters.
     schedule: learning rate by optimizer step.
@@ -72,7 +74,7 @@ class Run:
   model: api.LanguageModel
   method: base.Method | base.Evolution
   optimizer: optax.GradientTransformation | None
-  critic: critic.Critic | None
+  head: heads.AuxiliaryHead | None
   attach: Callable[[api.Params | None, Any], api.Params]
   fresh: Callable[[Any], states.TrainState]
   schedule: optax.Schedule
@@ -137,7 +139,7 @@ class Functions:
   """The pure functions of a run; they need a model's shape, not its weights.
 
   Attributes:
-    model, method, optimizer, critic, schedule, attach, fresh: as in Run.
+    model, method, optimizer, head, schedule, attach, fresh: as in Run.
     score: what the policy says of a rollout.
     train_step: not jitted.
   """
@@ -145,7 +147,7 @@ class Functions:
   model: api.LanguageModel
   method: base.Method | base.Evolution
   optimizer: optax.GradientTransformation | None
-  critic: critic.Critic | None
+  head: heads.AuxiliaryHead | None
   schedule: optax.Schedule
   score: score.ScoreFn
   train_step: step.StepFn
@@ -181,15 +183,14 @@ def functions(
     return Functions(
       **parts,
       optimizer=None,
-      critic=None,
+      head=None,
       score=_score(config, model, frozenset()),
       train_step=evolution.make_step(method, seed=config.seed),
       fresh=evolution.init_state,
     )
   chain = optimizer.make_optimizer(config.optimizer, steps=updates)
-  values = _critic(config, method, shape.width, updates)
-  needs = method.needs | {"entropy"} | ({"hidden"} if values else set())
-  scorer = _score(config, model, needs)
+  head = _head(config, method, model, updates)
+  scorer = _score(config, model, method.needs | {"entropy"}, method.head)
   train_step = step.make_train_step(
     scorer,
     method,
@@ -198,7 +199,7 @@ def functions(
     mini_batches=config.mini_batches,
     epochs=config.epochs,
     old_logprobs=config.old_logprobs,
-    critic=values,
+    head=head,
     attach=adapter.attach(config),
   )
   if config.optimizer.anchor:
@@ -208,18 +209,18 @@ def functions(
   return Functions(
     **parts,
     optimizer=chain,
-    critic=values,
+    head=head,
     score=scorer,
     train_step=train_step,
     fresh=functools.partial(
-      states.init_state, method=method, optimizer=chain, critic=values
+      states.init_state, method=method, optimizer=chain, head=head
     ),
   )
 
 
-def _score(config, model, needs) -> score.ScoreFn:
+def _score(config, model, needs, head=None) -> score.ScoreFn:
   return score.make_score(
-    model, temperature=config.sampling.temperature, needs=needs
+    model, temperature=config.sampling.temperature, needs=needs, head=head
   )
 
 
@@ -270,7 +271,7 @@ def build(config: experiment.Experiment, *, weights: str | None = None) -> Run:
     model=parts.model,
     method=parts.method,
     optimizer=parts.optimizer,
-    critic=parts.critic,
+    head=parts.head,
     attach=parts.attach,
     fresh=parts.fresh,
     schedule=parts.schedule,
@@ -309,17 +310,16 @@ def _with_drift(train_step):
   return measured
 
 
-def _critic(config, method, width, updates) -> critic.Critic | None:
-  """The method's critic with the run's optimizer at a rate of its own."""
-  if "values" not in method.needs:
-    return None
-  rate = config.optimizer.learning_rate * method.critic.critic_rate
-  own = dataclasses.replace(config.optimizer, learning_rate=rate, anchor=0.0)
-  return critic.Critic(
-    head=method.critic,
-    width=width,
-    optimizer=optimizer.make_optimizer(own, steps=updates),
-  )
+def _head(config, method, model, updates) -> heads.AuxiliaryHead | None:
+  """The method's head with the run's optimizer at a rate of its own."""
+
+  def own(rate):
+    rate *= config.optimizer.learning_rate
+    one = dataclasses.replace(config.optimizer, learning_rate=rate, anchor=0.0)
+    return optimizer.make_optimizer(one, steps=updates)
+
+  key = jax.random.fold_in(jax.random.key(config.seed), _STREAM)
+  return heads.of_method(method, model, own, key=key)
 
 
 def problems(

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxrl_llm.methods import base
-from jaxrl_llm.training import critic as critics
+from jaxrl_llm.training import heads
 
 
 @struct.dataclass
@@ -22,16 +22,16 @@ class TrainState:
     opt_state: of the optax optimizer, same layout as params; without gradients
       the parameters before the first step.
     method_state: of the method's rollout transform.
-    critic_params: of the value head, or None without a critic.
-    critic_opt_state: of its own optimizer, or None.
+    head_params: of what the method learns beside the policy, or None.
+    head_opt_state: of its own optimizer, or None.
   """
 
   step: jax.Array
   params: Any
   opt_state: Any
   method_state: Any
-  critic_params: Any = None
-  critic_opt_state: Any = None
+  head_params: Any = None
+  head_opt_state: Any = None
 
 
 def init_state(
@@ -39,7 +39,7 @@ def init_state(
   method: base.Method,
   optimizer: optax.GradientTransformation,
   *,
-  critic: critics.Critic | None = None,
+  head: heads.AuxiliaryHead | None = None,
 ) -> TrainState:
   """The state before the first step.
 
@@ -47,16 +47,15 @@ def init_state(
     params: that are trained, of the policy.
     method: whose transform has a state.
     optimizer: of the policy.
-    critic: for a method that needs values.
+    head: of a method that has one.
   """
-  critic_params = critic.head.init(critic.width) if critic else None
-  both = critics.Pair(params, critic_params)
-  opt_state = critics.side_by_side(optimizer, critic).init(both)
+  both = heads.Pair(params, head.init() if head else None)
+  opt_state = heads.side_by_side(optimizer, head).init(both)
   return TrainState(
     step=jnp.zeros((), jnp.int32),
     params=params,
     opt_state=opt_state.policy,
     method_state=method.transform.init(),
-    critic_params=critic_params,
-    critic_opt_state=opt_state.critic,
+    head_params=both.head,
+    head_opt_state=opt_state.head,
   )

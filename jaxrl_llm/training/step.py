@@ -18,7 +18,7 @@ import optax
 from jaxrl_llm import types
 from jaxrl_llm.methods import base
 from jaxrl_llm.objectives import policy
-from jaxrl_llm.training import critic as critics
+from jaxrl_llm.training import heads
 from jaxrl_llm.training import score as scoring
 from jaxrl_llm.training import state as states
 
@@ -37,7 +37,7 @@ def make_train_step(
   mini_batches: int = 1,
   epochs: int = 1,
   old_logprobs: str = "trainer",
-  critic: critics.Critic | None = None,
+  head: heads.AuxiliaryHead | None = None,
   attach: Callable[[Any, Any], Any] = lambda frozen, params: params,
 ) -> StepFn:
   """Closes over everything static; what is left is arrays in, arrays out.
@@ -55,7 +55,7 @@ def make_train_step(
       (no extra forward), else one scoring pass before the first update.
       "sampler" keeps rollout.old_logprobs as they came. Rows with
       extras["stale"] keep them in either case: another policy sampled them.
-    critic: makes scores.values, for a method that needs them.
+    head: what a method that has one learns beside the policy.
     attach: (reference, state.params) -> the parameters that `score` takes,
       for a state that holds only what is added to the frozen ones.
 
@@ -70,32 +70,33 @@ def make_train_step(
     raise ValueError(
       f"old_logprobs must be 'trainer' or 'sampler', got {old_logprobs!r}."
     )
-  if ("values" in method.needs) != (critic is not None):
+  if (head is None) != (method.head is None):
     raise ValueError(
-      "a critic must be given for a method that needs 'values', and for no"
-      f" other; this one needs {sorted(method.needs)}."
+      "head must be given for a method that has one, and for no other; this"
+      f" one has {method.head}."
     )
   updates = mini_batches * epochs
   own = old_logprobs == "trainer"
   on_policy = own and updates == 1
   rescored = own and not on_policy or "old_scores" in method.needs
   pieces = mini_batches * micro_batches
-  chain = critics.side_by_side(optimizer, critic)
+  chain = heads.side_by_side(optimizer, head)
 
   def train_step(state, rollout, reference):
-    against = (reference,) if "reference_kl" in method.needs else ()
-    whole = critics.with_values(
-      lambda params, part: score(attach(reference, params), part, *against),
-      critic,
-      keep_hidden="hidden" in method.needs,
-    )
+    against = {"reference": reference} if "reference_kl" in method.needs else {}
+
+    def whole(params, part):
+      policy = attach(reference, params.policy)
+      beside = {} if head is None else {"head_params": params.head}
+      return score(policy, part, **against, **beside)
+
     gradient = _make_gradient(
       _make_loss(whole, method, on_policy), micro_batches
     )
     if "ref_logprobs" in method.needs:
       logprobs = lambda part: score(reference, part).logprobs  # noqa: E731
       rollout = rollout.replace(ref_logprobs=_map(logprobs, rollout, pieces))
-    params = critics.Pair(state.params, state.critic_params)
+    params = heads.Pair(state.params, state.head_params)
     if rescored:
       now = lambda part: _old(whole(params, part), part, method)  # noqa: E731
       found = _map(now, rollout, pieces)
@@ -116,7 +117,7 @@ def make_train_step(
         chain,
         _make_prepare(whole, method, micro_batches, on_policy),
       ),
-      (params, critics.Pair(state.opt_state, state.critic_opt_state)),
+      (params, heads.Pair(state.opt_state, state.head_opt_state)),
       (rollout, advantages),
       mini_batches=mini_batches,
       updates=updates,
@@ -130,8 +131,8 @@ def make_train_step(
         params=params.policy,
         opt_state=opt_state.policy,
         method_state=method.transform.observe(method_state, metrics),
-        critic_params=params.critic,
-        critic_opt_state=opt_state.critic,
+        head_params=params.head,
+        head_opt_state=opt_state.head,
       ),
       metrics,
     )
@@ -218,8 +219,8 @@ def _make_update(gradient, method, optimizer, prepare):
     params = optax.apply_updates(params, changes)
     metrics = policy.token_averages(metrics)
     metrics |= {"grad_norm": optax.tree.norm(grads.policy)}
-    if grads.critic is not None:
-      metrics |= {"critic_grad_norm": optax.tree.norm(grads.critic)}
+    if grads.head is not None:
+      metrics |= {"head_grad_norm": optax.tree.norm(grads.head)}
     return (params, opt_state), (metrics, gap)
 
   return update

@@ -96,6 +96,11 @@ VARIANTS = {name: config() for name, config in methods.BY_GRADIENT.items()} | {
   "aggregation_alone": methods.KlAndAggregation(
     method=methods.Grpo(), beta=0.0, aggregation="token_sum"
   ),
+  "occ_trained": methods.Occ(warmup=0),
+  "occ_code": methods.Occ(
+    warmup=0, calibration="elementwise_mean", lam0=0.1, mtp_rate=3.0
+  ),
+  "occ_policy": methods.Occ(warmup=0, mtp="policy", lam0=0.5),
   "top_entropy_bonus": methods.TopEntropyMask(
     method=methods.DrGrpo(), entropy_coef=0.01
   ),

@@ -6,6 +6,7 @@ states are real, its forward costs nothing. A new method is tested by its row.
 
 import dataclasses
 import functools
+import types as types_of
 
 from absl.testing import parameterized
 import chex
@@ -16,8 +17,9 @@ import numpy as np
 import optax
 
 from jaxrl_llm import methods, types
+from jaxrl_llm.models import mtp
 from jaxrl_llm.testing import rollouts
-from jaxrl_llm.training import critic, state, step
+from jaxrl_llm.training import heads, state, step
 
 B, G, T, V = 4, 4, 6, 16
 
@@ -78,20 +80,32 @@ def _states(params, tokens, mask):
 
 def _scorer(method):
   """Only what the step computes for the needs."""
-  kept = method.needs | ({"hidden"} if "values" in method.needs else set())
-  names = set(rollouts.ARRAYS) - kept - {"logprobs", "values"}
+  names = set(rollouts.ARRAYS) - method.needs - {"logprobs"}
 
-  def score(params, rollout, *reference):
-    found = _score(params, rollout, *reference)
-    return found.replace(**dict.fromkeys(names))
+  def score(params, rollout, reference=None, head_params=None):
+    scores = _score(params, rollout, reference)
+    bare = scores.replace(**dict.fromkeys(names))
+    if head_params is None:
+      return bare
+    if "values" in method.needs:
+      return bare.replace(values=method.head.apply(head_params, scores.hidden))
+    # A module that predicts ahead: another table on top of the policy's.
+    shared = mtp.scaled_gradient(params["table"], method.head.share(rollout))
+    ahead = _score({"table": shared + head_params["table"]}, rollout).logprobs
+    ahead = jnp.where(mtp.predicted(rollout), ahead, 0.0)
+    return bare.replace(mtp_logprobs=ahead)
 
   return score
 
 
-def _critic(method):
-  if "values" not in method.needs:
-    return None
-  return critic.Critic(method.critic, V, optax.sgd(0.1))
+def _head(method):
+  if "mtp_logprobs" in method.needs:
+    return heads.AuxiliaryHead(
+      lambda: {"table": 0.1 * _params()["table"][:, ::-1]}, optax.sgd(0.1)
+    )
+  config = types_of.SimpleNamespace(width=V)
+  model = types_of.SimpleNamespace(config=config)
+  return heads.of_method(method, model, lambda rate: optax.sgd(0.1))
 
 
 def _rollout(method):
@@ -119,16 +133,16 @@ class Run:
 
   def __init__(self, method, **knobs):
     self.traces = 0
-    values, optimizer = _critic(method), optax.sgd(0.5)
+    head, optimizer = _head(method), optax.sgd(0.5)
     train_step = step.make_train_step(
-      _scorer(method), method, optimizer, critic=values, **knobs
+      _scorer(method), method, optimizer, head=head, **knobs
     )
 
     def counted(*args):
       self.traces += 1
       return train_step(*args)
 
-    self.start = state.init_state(_params(), method, optimizer, critic=values)
+    self.start = state.init_state(_params(), method, optimizer, head=head)
     self.plain = train_step
     self.step = jax.jit(
       counted, compiler_options={"xla_backend_optimization_level": 0}
@@ -181,7 +195,7 @@ class StepContractTest(chex.TestCase):
     self.assertEqual(run.traces, 1)
     chex.assert_trees_all_equal_shapes_and_dtypes(now, run.start)
     chex.assert_trees_all_equal_shapes_and_dtypes(metrics, first)
-    chex.assert_tree_all_finite((now.params, now.critic_params, metrics))
+    chex.assert_tree_all_finite((now.params, now.head_params, metrics))
     self.assertEqual(int(now.step), 3)
 
   @each_variant
@@ -212,7 +226,7 @@ class StepContractTest(chex.TestCase):
       rollout.replace(weights=np.zeros(B * G, np.float32)),
     ):
       new, metrics = run(odd)
-      chex.assert_tree_all_finite((new.params, new.critic_params, metrics))
+      chex.assert_tree_all_finite((new.params, new.head_params, metrics))
     chex.assert_trees_all_equal(new.params, run.start.params)
     self.assertEqual(run.traces, 1)
 

@@ -1,12 +1,14 @@
 """The value head: linear, float32, and how much of it the trunk feels."""
 
+import dataclasses
+
 from absl.testing import parameterized
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrl_llm.models import value_head
+from jaxrl_llm.models import families, value_head
 
 D = 16
 
@@ -32,7 +34,8 @@ class ValueHeadTest(chex.TestCase):
 
   def test_a_new_one_says_zero_and_can_learn(self):
     head = value_head.ValueHead()
-    params = head.init(D)
+    model = families.build(dataclasses.replace(families.TINY, width=D))
+    params = head.init(jax.random.key(0), model)
     np.testing.assert_array_equal(head.apply(params, _hidden()), 0.0)
     grads = jax.grad(lambda p: head.apply(p, _hidden()).sum())(params)
     np.testing.assert_allclose(
@@ -58,4 +61,4 @@ class ValueHeadTest(chex.TestCase):
   @parameterized.parameters(0.0, float("inf"))
   def test_a_rate_is_positive(self, rate):
     with self.assertRaisesRegex(ValueError, "critic_rate must be positive"):
-      value_head.ValueHead(critic_rate=rate)
+      value_head.ValueHead(rate=rate)

@@ -19,8 +19,8 @@ from jaxrl_llm.testing import rollouts
 from jaxrl_llm.training import (
   checkpoint,
   config_file,
-  critic,
   experiment,
+  heads,
   inference,
   loop,
   metrics,
@@ -56,27 +56,25 @@ def _rollout():
   )
 
 
-def _critic(method, rate=0.1):
+def _critic(method, make=lambda rate: optax.sgd(0.1)):
   # Plain descent: the change of the parameters is the gradient, times -rate.
-  return critic.Critic(head=method.critic, width=D, optimizer=optax.sgd(rate))
+  return heads.of_method(method, _model()[0], make)
 
 
 def _start(method, values):
   """A state whose critic has an opinion already."""
-  start = state.init_state(_model()[1], method, optax.sgd(1.0), critic=values)
+  start = state.init_state(_model()[1], method, optax.sgd(1.0), head=values)
   weight = 0.1 * jax.random.normal(jax.random.key(3), (D,))
-  return start.replace(
-    critic_params={"weight": weight, "bias": jnp.float32(0.2)}
-  )
+  return start.replace(head_params={"weight": weight, "bias": jnp.float32(0.2)})
 
 
 @functools.cache
 def _update(config, devices=1, reference=False, **knobs):
   method = config.build()
   values = _critic(method)
-  scorer = score.make_score(_model()[0], needs=method.needs | {"hidden"})
+  scorer = score.make_score(_model()[0], needs=method.needs, head=method.head)
   train_step = step.make_train_step(
-    scorer, method, optax.sgd(1.0), critic=values, **knobs
+    scorer, method, optax.sgd(1.0), head=values, **knobs
   )
   mesh = meshes.make_mesh(B, devices=jax.devices()[:devices])
   assert (mesh.size if mesh else 1) == devices
@@ -86,7 +84,7 @@ def _update(config, devices=1, reference=False, **knobs):
     train_step, compiler_options={"xla_backend_optimization_level": 0}
   )(meshes.replicate(start, mesh), meshes.place_rows(_rollout(), mesh), frozen)
   now, before = (
-    (x.params, x.critic_params) for x in (jax.device_get(new), start)
+    (x.params, x.head_params) for x in (jax.device_get(new), start)
   )
   return jax.tree.map(jnp.subtract, now, before), jax.device_get(found)
 
@@ -132,7 +130,7 @@ class WhoLearnsWhatTest(chex.TestCase):
     config = methods.Ppo(value_clip=float("inf"))
     rollout, (model, params) = _rollout(), _model()
     method = config.build()
-    head = _start(method, _critic(method)).critic_params
+    head = _start(method, _critic(method)).head_params
     hidden = score.completion_hidden(model, params, rollout)
     values = hidden @ head["weight"] + head["bias"]
     counted = rollout.mask & (rollout.weights > 0)[:, None]
@@ -157,13 +155,13 @@ class WhoLearnsWhatTest(chex.TestCase):
 
   def test_its_loss_falls_on_a_policy_that_stands_still(self):
     method = PPO.build()
-    values = _critic(method)._replace(optimizer=optax.adam(0.02))
+    values = _critic(method, lambda rate: optax.adam(0.02))
     still = optax.set_to_zero()
-    scorer = score.make_score(_model()[0], needs=method.needs | {"hidden"})
+    scorer = score.make_score(_model()[0], needs=method.needs, head=method.head)
     train_step = jax.jit(
-      step.make_train_step(scorer, method, still, critic=values)
+      step.make_train_step(scorer, method, still, head=values)
     )
-    now = state.init_state(_model()[1], method, still, critic=values)
+    now = state.init_state(_model()[1], method, still, head=values)
     rows = []
     for _ in range(60):
       now, found = train_step(now, _rollout(), None)
@@ -180,19 +178,25 @@ class WhoLearnsWhatTest(chex.TestCase):
   def test_without_a_critic_the_state_has_no_trace_of_it(self):
     method = methods.Grpo(beta=0.0).build()
     start = state.init_state(_model()[1], method, optax.sgd(1.0))
-    self.assertEqual(jax.tree.leaves(start.critic_params), [])
-    self.assertEqual(jax.tree.leaves(start.critic_opt_state), [])
+    self.assertEqual(jax.tree.leaves(start.head_params), [])
+    self.assertEqual(jax.tree.leaves(start.head_opt_state), [])
 
   @parameterized.parameters((PPO, False), (methods.DrGrpo(), True))
   def test_a_critic_goes_with_a_method_that_needs_one(self, config, given):
-    method = config.build()
-    with self.assertRaisesRegex(ValueError, "critic must be given"):
+    with self.assertRaisesRegex(ValueError, "head must be given"):
       step.make_train_step(
         score.make_score(_model()[0]),
-        method,
+        config.build(),
         optax.sgd(1.0),
-        critic=_critic(method) if given else None,
+        head=_critic(PPO.build()) if given else None,
       )
+
+  @parameterized.parameters(
+    (PPO, {"head": None}), (methods.DrGrpo(), {"needs": {"values"}})
+  )
+  def test_a_need_for_values_goes_with_a_head(self, config, change):
+    with self.assertRaisesRegex(ValueError, "head goes with"):
+      dataclasses.replace(config.build(), **change)
 
 
 STEPS = 12
@@ -258,8 +262,8 @@ def test_killed_and_resumed_it_ends_with_the_same_bits(
   folder = loop.train(config, resume=True)
   one, other = _restored(trained), _restored(folder)
   chex.assert_trees_all_equal(one, other)
-  assert np.abs(one.critic_params["weight"]).max() > 0.01
-  assert jax.tree.leaves(one.critic_opt_state)
+  assert np.abs(one.head_params["weight"]).max() > 0.01
+  assert jax.tree.leaves(one.head_opt_state)
   for name in (metrics.METRICS, metrics.EVALUATIONS):
     assert _rows(trained / name) == _rows(folder / name)
   weights = "export/model.safetensors"
@@ -272,7 +276,7 @@ def test_the_metrics_of_the_critic_are_there(trained):
     assert row["grad_norm"] > 0
     for name in (
       "value_loss value_clip_fraction explained_variance value_mean"
-      " return_mean critic_grad_norm policy_loss"
+      " return_mean head_grad_norm policy_loss"
     ).split():
       assert np.isfinite(row[name])
   assert rows[0]["value_mean"] == 0.0  # a new critic knows nothing

@@ -17,7 +17,7 @@ from jaxrl_llm.distributed import mesh as meshes
 from jaxrl_llm.models import api, attention, families
 from jaxrl_llm.rollout import packing
 from jaxrl_llm.testing import rollouts
-from jaxrl_llm.training import critic, score, state, step
+from jaxrl_llm.training import heads, score, state, step
 
 B, G, S, T, V = 4, 4, 7, 9, 32
 _LLAMA = dataclasses.replace(
@@ -161,21 +161,18 @@ class ReferenceKlTest(chex.TestCase):
 def _update(rollout, method=None, mesh=None, packed=False, **knobs):
   """Change of the parameters and metrics of a step of plain descent."""
   method = (method or methods.Grpo(beta=0.1)).build()
-  values = None
-  if "values" in method.needs:
-    values = critic.Critic(
-      head=method.critic, width=_LLAMA.width, optimizer=optax.sgd(0.1)
-    )
+  model = families.build(_LLAMA)
+  head = heads.of_method(method, model, lambda rate: optax.sgd(0.1))
   needs = method.needs | NEEDS
-  scorer = score.make_score(families.build(_LLAMA), needs=needs)
+  scorer = score.make_score(model, needs=needs, head=method.head)
   pieces = knobs.get("mini_batches", 1) * knobs.get("micro_batches", 1)
   if packed:
     shares = meshes.row_shares(mesh)
     rollout = _packed(rollout, pieces=pieces, shares=shares)
   train_step = step.make_train_step(
-    scorer, method, optax.sgd(1.0), critic=values, **knobs
+    scorer, method, optax.sgd(1.0), head=head, **knobs
   )
-  start = state.init_state(_params(), method, optax.sgd(1.0), critic=values)
+  start = state.init_state(_params(), method, optax.sgd(1.0), head=head)
   reference = jax.tree.map(lambda x: 0.9 * x, _params())
   if "ref_logprobs" not in method.needs:
     reference = None
@@ -187,8 +184,8 @@ def _update(rollout, method=None, mesh=None, packed=False, **knobs):
     )
   run = jax.jit(meshes.traced_for(mesh, train_step))
   new, metrics = run(start, meshes.place_rows(rollout, mesh), reference)
-  before = start.params, start.critic_params
-  after = new.params, new.critic_params
+  before = start.params, start.head_params
+  after = new.params, new.head_params
   return jax.device_get((jax.tree.map(jnp.subtract, after, before), metrics))
 
 

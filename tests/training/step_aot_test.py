@@ -17,7 +17,7 @@ import pytest
 
 from jaxrl_llm import methods
 from jaxrl_llm.models import families
-from jaxrl_llm.training import ahead, critic, score, state, step
+from jaxrl_llm.training import ahead, heads, score, state, step
 from pallas_kernels import aot
 
 pytestmark = pytest.mark.skipif(
@@ -44,17 +44,15 @@ def _step(name, vocab):
   method, optimizer = METHODS[name].build(), optax.sgd(1.0)
   config = dataclasses.replace(SMALL, vocab_size=vocab)
   model = families.build(config, dtype=jnp.bfloat16)
-  values, needs = None, method.needs
-  if "values" in method.needs:
-    values = critic.Critic(head=method.critic, width=D, optimizer=optimizer)
-    needs |= {"hidden"}
+  head = heads.of_method(method, model, lambda rate: optimizer)
   train_step = step.make_train_step(
-    score.make_score(model, needs=needs), method, optimizer, critic=values
+    score.make_score(model, needs=method.needs, head=method.head),
+    method,
+    optimizer,
+    head=head,
   )
   start = jax.eval_shape(
-    lambda key: state.init_state(
-      model.init(key), method, optimizer, critic=values
-    ),
+    lambda key: state.init_state(model.init(key), method, optimizer, head=head),
     jax.random.key(0),
   )
   shapes = start, ahead.example_rollout(B, G, S, T)
