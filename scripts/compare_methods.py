@@ -26,7 +26,7 @@ from jaxrl_llm.methods import base
 
 # The task that a method must learn. On the other one rewards are shares, and
 # these read a reward as right or wrong: to them no first answer is right.
-_RIGHT_OR_WRONG = {"drpo"}
+_RIGHT_OR_WRONG = {"drpo", "hdpo"}
 
 
 def parse(args: Sequence[str] | None = None) -> argparse.Namespace:

@@ -28,6 +28,7 @@ from jaxrl_llm.methods.gpg import Gpg
 from jaxrl_llm.methods.grpo import Grpo
 from jaxrl_llm.methods.gspo import Gspo
 from jaxrl_llm.methods.gspo_token import GspoToken
+from jaxrl_llm.methods.hdpo import Hdpo
 from jaxrl_llm.methods.hista import Hista
 from jaxrl_llm.methods.hpo import Hpo
 from jaxrl_llm.methods.kl_and_aggregation import KlAndAggregation
@@ -88,6 +89,7 @@ __all__ = [
   "Grpo",
   "Gspo",
   "GspoToken",
+  "Hdpo",
   "Hpo",
   "Hista",
   "KlAndAggregation",

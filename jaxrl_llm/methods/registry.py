@@ -30,6 +30,7 @@ from jaxrl_llm.methods.gpg import Gpg
 from jaxrl_llm.methods.grpo import Grpo
 from jaxrl_llm.methods.gspo import Gspo
 from jaxrl_llm.methods.gspo_token import GspoToken
+from jaxrl_llm.methods.hdpo import Hdpo
 from jaxrl_llm.methods.hista import Hista
 from jaxrl_llm.methods.hpo import Hpo
 from jaxrl_llm.methods.kl_and_aggregation import KlAndAggregation
@@ -104,6 +105,7 @@ METHODS: dict[str, type[base.MethodConfig]] = {
   "drpo": Drpo,
   "gcpo": Gcpo,
   "occ": Occ,
+  "hdpo": Hdpo,
   "sft": Sft,
   "eksft": Eksft,
   "ngrpo": Ngrpo,

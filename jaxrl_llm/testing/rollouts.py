@@ -237,6 +237,11 @@ def _segment_deltas(rollout):
   return jnp.where(ends == 2, -known, jnp.where(ends == 1, above, 0.0))
 
 
+def _tool_calls(rollout):
+  """None, one or two, different among siblings."""
+  return jnp.arange(rollout.rewards.shape[0], dtype=jnp.int32) % 3
+
+
 def _longer_prompts(rollout):
   """As the plan, with an instruction of two tokens after each prompt."""
   return jnp.pad(rollout.prompts, ((0, 0), (0, 2)), constant_values=1)
@@ -278,6 +283,7 @@ EXTRAS: dict[str, Callable[[types.Rollout], Array]] = {
   "greedy_rewards": _greedy_rewards,
   "segment_deltas": _segment_deltas,
   "segment_ends": _segment_ends,
+  "n_tools": _tool_calls,
   "negative_prompts": _longer_prompts,
   "negative_prompt_mask": _longer_masks,
   "sentence_rewards": _sentence_rewards,

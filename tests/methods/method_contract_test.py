@@ -138,6 +138,10 @@ VARIANTS = {name: config() for name, config in methods.BY_GRADIENT.items()} | {
   "corver_unscaled": methods.Corver(scale="none", beta=0.0),
   "corver_official": methods.Corver(min_std=0.0, kl="k3"),
   "numca_official": methods.Numca(min_std=0.0),
+  "hdpo_all": methods.Hdpo(
+    scale=False, aggregation="sequence_mean", beta=0.1, entropy_coef=0.01
+  ),
+  "hdpo_accuracy": methods.Hdpo(w_tool=0.0),
   "gcpo_linear": methods.Gcpo(
     weights="linear", entropy_penalty=0.0, negative="empty", low=-1e9, high=1e9
   ),
@@ -169,6 +173,7 @@ _BETWEEN = "wrong rows have the credit of their prompt, which may be a good one"
 _DIVIDED = "a prompt whose answers differ earns less, equal rewards or not"
 _FADES = "the check's critic says the constant, a discounted one fades"
 _FAILURES = "equal failures teach: they are compared with a success"
+_SPARED = "of equal right answers the one with fewer tools is better"
 _SAMPLED = "its entropy penalty raises the log-prob of whatever was sampled"
 EXEMPT = {
   ("ngrpo", "equal_rewards_teach_nothing"): _FAILURES,
@@ -178,6 +183,8 @@ EXEMPT = {
   ("copo", "rewards_push_the_right_way"): _BETWEEN,
   ("copo_paper", "rewards_push_the_right_way"): _BETWEEN,
   ("copo_paper", "equal_rewards_teach_nothing"): _DIVIDED,
+  ("hdpo", "equal_rewards_teach_nothing"): _SPARED,
+  ("hdpo_all", "equal_rewards_teach_nothing"): _SPARED,
   ("gcpo", "equal_rewards_teach_nothing"): _SAMPLED,
   ("top_entropy_mask", "rewards_push_the_right_way"): _LOW_ENTROPY,
   ("top_entropy_bonus", "rewards_push_the_right_way"): _LOW_ENTROPY,
