@@ -1,8 +1,9 @@
 """ADORA: which prompts it weighs more, and what becomes of their length."""
 
 import claims_frame as frame
-import claims_tasks
-import compare_runs as runs
+import claims_runs
+import claims_taught
+from compare_tasks import STOP, T, V
 import numpy as np
 
 from jaxrl_llm import methods, types
@@ -20,27 +21,25 @@ PLACE, HARD = 4, 2
 
 def check(seeds: int) -> frame.Finding:
   """ADORA and GRPO from one taught model, whose hard answers are rare."""
-  setting = runs.Setting(seeds=seeds, steps=40, epochs=1)
-  trial = claims_tasks.Trial(
-    claims_tasks.Task(rewards=_rewards, examples=_examples), setting
-  )
+  runs = claims_runs.Runs(seeds, steps=40, epochs=1, evaluations=1)
+  start = claims_taught.taught(runs, _examples)
   config = methods.Adora()
   plain = methods.Grpo(beta=config.beta, kl=config.kl, eps=config.eps)
   found = {
-    "ADORA": trial.train(config, keep=True).rollouts,
-    "GRPO": trial.train(plain, keep=True).rollouts,
+    label: runs.train(one, _reward, _seen, params=start).curves
+    for label, one in {"ADORA": config, "GRPO": plain}.items()
   }
-  length = {label: _lengths(kept) for label, kept in found.items()}
-  share = {
-    label: _amplified(found["ADORA"], setting.group_size, hard)
-    for label, hard in (("hard", True), ("easy", False))
+  length = {
+    label: one["tokens"] / np.maximum(one["hard"], 1e-9)
+    for label, one in found.items()
   }
-  grown = {label: own[:, 5:25].mean(axis=1) for label, own in length.items()}
+  share = {sort: _share(found["ADORA"], sort) for sort in ("hard", "easy")}
+  grown = {label: _tokens(one, slice(5, 25)) for label, one in found.items()}
   falls_there = frame.differs(share["hard"], share["easy"])
   grows_more = frame.differs(grown["ADORA"], grown["GRPO"])
   verdicts = (falls_there, grows_more)
   shows = None if None in verdicts else all(verdicts)
-  first = length["ADORA"][:, :2].mean(axis=1)
+  first = _tokens(found["ADORA"], slice(0, 3))
   return frame.Finding(
     shows=False if False in verdicts else shows,
     text=(
@@ -54,65 +53,70 @@ def check(seeds: int) -> frame.Finding:
       {
         "": label,
         "tokens, steps 5 to 25": frame.band(grown[label], 2),
-        "tokens, last 5": frame.band(own[:, -5:].mean(axis=1), 2),
+        "tokens, last 5": frame.band(_tokens(one, slice(-5, None)), 2),
       }
-      for label, own in length.items()
+      for label, one in found.items()
     ],
     curves=length,
     axes=("step", "tokens on hard prompts"),
   )
 
 
-def _rewards(kinds, hidden, completions, mask):
-  del hidden
-  target = claims_tasks.V - 1 - kinds
-  place = np.where(kinds < HARD, PLACE, 0)
-  rows = np.arange(len(kinds))
-  return (completions[rows, place] == target) & mask[rows, place]
+def _tokens(curves, steps) -> np.ndarray:
+  """[seeds] mean length of completions of hard prompts over some steps."""
+  tokens, rows = (curves[name][:, steps] for name in ("tokens", "hard"))
+  return tokens.sum(axis=1) / rows.sum(axis=1)
+
+
+def _share(curves, sort) -> np.ndarray:
+  """[seeds] share of mixed groups of a sort whose weight was above 1."""
+  mixed, amplified = (
+    curves[f"{name} {sort}"].sum(axis=1) for name in ("mixed", "amplified")
+  )
+  return amplified / np.maximum(mixed, 1e-9)
+
+
+def _place(kinds) -> np.ndarray:
+  return np.where(kinds < HARD, PLACE, 0)
+
+
+def _reward(samples):
+  """1 where the token at the prompt's place is the target."""
+  rows = np.arange(len(samples.texts))
+  place = _place(claims_taught.kinds_of(samples))
+  return {"reward": claims_runs.hits(samples)[rows, place]}
+
+
+def _seen(samples):
+  """By completion: of what sort its prompt is, and what became of its group."""
+  hard = claims_taught.kinds_of(samples) < HARD
+  right = _reward(samples)["reward"]
+  lengths, size = claims_runs.lengths(samples), samples.group_size
+  weights = length_advantage.group_weights(
+    right,
+    lengths,
+    samples.generation.finish_reason == types.FINISH_LENGTH,
+    group_size=size,
+  )
+  rate = right.reshape(-1, size).mean(axis=1).repeat(size)
+  mixed = (rate > 0) & (rate < 1)
+  amplified = mixed & (np.asarray(weights) > 1)
+  return {
+    "hard": hard,
+    "tokens": np.where(hard, lengths, 0),
+    "mixed hard": mixed & hard,
+    "mixed easy": mixed & ~hard,
+    "amplified hard": amplified & hard,
+    "amplified easy": amplified & ~hard,
+  }
 
 
 def _examples(rng, kinds):
   """Any length, mostly short; right in two of three where there is a place."""
-  rows = rng.integers(1, claims_tasks.V, (len(kinds), claims_tasks.T))
-  place = np.where(kinds < HARD, PLACE, 0)
+  rows = rng.integers(1, V, (len(kinds), T))
   right = rng.random(len(kinds)) < 2 / 3
-  index = np.arange(len(kinds))
-  said = np.where(right, claims_tasks.V - 1 - kinds, rows[index, place])
-  rows[index, place] = said
+  index, place = np.arange(len(kinds)), _place(kinds)
+  rows[index, place] = np.where(right, V - 1 - kinds, rows[index, place])
   stop = rng.random(rows.shape) < 0.3
-  rows[:, 1:][stop[:, 1:]] = claims_tasks.STOP
+  rows[:, 1:][stop[:, 1:]] = STOP
   return rows
-
-
-def _hard(rollout) -> np.ndarray:
-  """[seeds, N]"""
-  return rollout.prompts[:, :, 0] - 1 < HARD
-
-
-def _lengths(kept) -> np.ndarray:
-  """[seeds, steps] mean tokens of completions of hard prompts."""
-  return np.stack(
-    [
-      np.where(_hard(one), one.mask.sum(axis=2), 0).sum(axis=1)
-      / np.maximum(_hard(one).sum(axis=1), 1)
-      for one in kept
-    ],
-    axis=1,
-  )
-
-
-def _amplified(kept, size: int, hard: bool) -> np.ndarray:
-  """[seeds] share of mixed groups of a sort whose weight is above 1."""
-  counts = np.zeros((2, kept[0].rewards.shape[0]))
-  for one in kept:
-    for seed, rewards in enumerate(one.rewards):
-      weights = length_advantage.group_weights(
-        rewards > 0.5,
-        one.mask[seed].sum(axis=1),
-        one.finish_reason[seed] == types.FINISH_LENGTH,
-        group_size=size,
-      )[::size]
-      rate = rewards.reshape(-1, size).mean(axis=1)
-      sort = (_hard(one)[seed, ::size] == hard) & (rate > 0) & (rate < 1)
-      counts[:, seed] += sort.sum(), (sort & (np.asarray(weights) > 1)).sum()
-  return counts[1] / np.maximum(counts[0], 1)

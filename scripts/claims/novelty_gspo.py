@@ -1,7 +1,7 @@
 """The novelty bonus: answers that stay alive, against GSPO."""
 
+import claims_diversity
 import claims_frame as frame
-import claims_tasks
 
 from jaxrl_llm import methods
 
@@ -14,7 +14,7 @@ SECONDS = 60
 
 def check(seeds: int) -> frame.Finding:
   """Small and large bonuses on several_answers."""
-  return claims_tasks.diversity(
+  return claims_diversity.compare(
     {
       "GSPO": methods.Gspo(),
       "bonus 0.2": methods.NoveltyGspo(),

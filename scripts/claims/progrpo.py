@@ -1,7 +1,7 @@
 """ProGRPO: answers that stay alive, against GRPO."""
 
+import claims_diversity
 import claims_frame as frame
-import claims_tasks
 
 from jaxrl_llm import methods
 
@@ -14,7 +14,7 @@ SECONDS = 60
 
 def check(seeds: int) -> frame.Finding:
   """The printed rule, and more of it, on several_answers."""
-  return claims_tasks.diversity(
+  return claims_diversity.compare(
     {
       "GRPO": methods.Grpo(beta=0.0),
       "ProGRPO": methods.Progrpo(),

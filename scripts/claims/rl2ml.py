@@ -3,8 +3,8 @@
 import itertools
 
 import claims_frame as frame
-import claims_tasks
-import compare_runs as runs
+import claims_runs
+import claims_taught
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,16 +31,15 @@ def check(seeds: int) -> frame.Finding:
   error = max(
     _bias(q, baseline) for q in ORDERS for baseline in ("loo", "score", "none")
   )
-  task = claims_tasks.Task(rewards=_rewards)
-  setting = runs.Setting(seeds=seeds, steps=50, epochs=1)
-  trial = claims_tasks.Trial(task, setting)
+  runs = claims_runs.Runs(2 * seeds, steps=35, epochs=1, evaluations=1)
   found = {
-    f"q = {q:g}": trial.train(methods.Rl2ml(q=q), keep=True).rollouts
+    f"q = {q:g}": runs.train(methods.Rl2ml(q=q), _reward, _hard).curves
     for q in ORDERS
   }
-  curves = {label: _by_difficulty(kept, 3) for label, kept in found.items()}
-  easy = {label: _by_difficulty(kept, 1) for label, kept in found.items()}
-  speed = {label: curve.mean(axis=1) for label, curve in curves.items()}
+  for one in found.values():
+    one |= {"easy": 1.0 - one["hard"], "rest": one["reward"] - one["right"]}
+  speed = {k: _mean(one, "right", "hard") for k, one in found.items()}
+  easy = {k: _mean(one, "rest", "easy") for k, one in found.items()}
   counts = jnp.arange(1, 9)
   push = [
     counts
@@ -51,8 +50,9 @@ def check(seeds: int) -> frame.Finding:
   faster = frame.differs(speed["q = 2"], speed["q = 0"])
   text = (
     f"Over all {TOKENS**G} groups of a policy, the mean gradient differs from"
-    f" slope(p) grad p by at most {error:.1e} of it. Mean reward over the run"
-    " on prompts of first success 0.01: "
+    f" slope(p) grad p by at most {error:.1e} of it. Mean reward over"
+    f" {runs.setting.steps} steps on prompts of first success 0.01, {2 * seeds}"
+    " runs: "
     + ", ".join(f"{label} {frame.band(x)}" for label, x in speed.items())
     + "."
   )
@@ -63,32 +63,35 @@ def check(seeds: int) -> frame.Finding:
       {
         "": label,
         "reward, hard prompts": frame.band(speed[label]),
-        "reward, easy prompts": frame.band(easy[label].mean(axis=1)),
+        "reward, easy prompts": frame.band(easy[label]),
         "push at K = 1 of 8": float(own[0]),
         "push at K = 7 of 8": float(own[6]),
       }
-      for label, own in zip(curves, push, strict=True)
+      for label, own in zip(found, push, strict=True)
     ],
-    curves=curves,
+    curves={
+      label: one["right"] / np.maximum(one["hard"], 1e-9)
+      for label, one in found.items()
+    },
     axes=("step", "mean reward on hard prompts"),
   )
 
 
-def _rewards(kinds, hidden, completions, mask):
-  """Enough of the tokens must be the target."""
-  del hidden
-  target = claims_tasks.V - 1 - kinds
-  return ((completions == target[:, None]) & mask).sum(axis=1) >= NEEDED[kinds]
+def _mean(curves, right, of) -> np.ndarray:
+  """[seeds] share of all completions of some prompts that were right."""
+  return curves[right].sum(axis=1) / curves[of].sum(axis=1)
 
 
-def _by_difficulty(kept, needed: int) -> np.ndarray:
-  """[seeds, steps] mean reward on the prompts that need so many targets."""
-  curve = []
-  for one in kept:
-    of_it = NEEDED[one.prompts[:, :, 0] - 1] == needed
-    total = np.where(of_it, one.rewards, 0.0).sum(axis=1)
-    curve.append(total / np.maximum(of_it.sum(axis=1), 1))
-  return np.stack(curve, axis=1)
+def _reward(samples):
+  """1 where enough of the tokens are the target."""
+  kinds = claims_taught.kinds_of(samples)
+  return {"reward": claims_runs.hits(samples).sum(axis=1) >= NEEDED[kinds]}
+
+
+def _hard(samples):
+  """Which completions are of hard prompts, and right as well."""
+  hard = NEEDED[claims_taught.kinds_of(samples)] > 1
+  return {"hard": hard, "right": hard & _reward(samples)["reward"]}
 
 
 def _bias(q: float, baseline: str) -> float:

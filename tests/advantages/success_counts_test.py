@@ -21,7 +21,7 @@ TABLE = json.loads(GOLDEN.read_text())["unbiasedness"]["table_G8"]
 UNBIASED = ("none", "score", "loo")
 
 
-def _enumerated(p, *, group_size, q, baseline):
+def _enumerated(rates, *, group_size, q, baseline):
   """Mean and second moment of the estimate over all 2^G groups, in numpy."""
   outcomes = np.array(list(itertools.product([0, 1], repeat=group_size)))
   credit = success_counts.success_counted(
@@ -31,10 +31,11 @@ def _enumerated(p, *, group_size, q, baseline):
     baseline=baseline,
   )
   credit = np.asarray(credit).reshape(outcomes.shape)
+  p = np.asarray(rates)[:, None, None]
   score = np.where(outcomes == 1, 1 / p, -1 / (1 - p))
-  chance = np.where(outcomes == 1, p, 1 - p).prod(axis=1)
-  estimate = (credit * score).mean(axis=1)
-  return (chance * estimate).sum(), (chance * estimate**2).sum()
+  chance = np.where(outcomes == 1, p, 1 - p).prod(axis=2)
+  estimate = (credit * score).mean(axis=2)
+  return (chance * estimate).sum(axis=1), (chance * estimate**2).sum(axis=1)
 
 
 def _credit(rewards, size, **knobs):
@@ -43,52 +44,54 @@ def _credit(rewards, size, **knobs):
 
 
 class UnbiasedTest(chex.TestCase):
-  @parameterized.parameters(
-    *itertools.product((1, 2, 4, 6, 8), (0.0, 0.5, 1.0, 1.5, 2.0, 3.0))
-  )
-  def test_the_mean_over_all_groups_is_the_slope(self, size, q):
+  @parameterized.parameters(1, 2, 4, 6, 8)
+  def test_the_mean_over_all_groups_is_the_slope(self, size):
+    rates = np.array([0.05, 0.3, 0.7, 0.95])
     with jax.enable_x64(True):
-      for p in (0.05, 0.3, 0.7, 0.95):
-        slope = success_counts.slope(jnp.asarray(p), group_size=size, q=q)
+      for q in (0.0, 0.5, 1.0, 1.5, 2.0, 3.0):
+        knobs = {"group_size": size, "q": q}
+        slope = success_counts.slope(jnp.asarray(rates), **knobs)
         for baseline in UNBIASED[: 1 if size == 1 else None]:
-          mean, _ = _enumerated(p, group_size=size, q=q, baseline=baseline)
+          mean, _ = _enumerated(rates, baseline=baseline, **knobs)
           np.testing.assert_allclose(mean, slope, rtol=1e-11)
 
   @parameterized.parameters(0.5, 1.0, 2.0)
   def test_leaving_failures_alone_loses_the_last_order(self, q):
+    rates = np.array([0.05, 0.3, 0.7])
     with jax.enable_x64(True):
-      for p in (0.05, 0.3, 0.7):
-        mean, _ = _enumerated(p, group_size=6, q=q, baseline="score_drop")
-        slope = success_counts.slope(jnp.asarray(p), group_size=6, q=q)
-        np.testing.assert_allclose(mean, slope - (1 - p) ** 5, rtol=1e-11)
-        if q == 1.0:
-          shorter = success_counts.slope(jnp.asarray(p), group_size=5, q=q)
-          np.testing.assert_allclose(mean, shorter, rtol=1e-11)
+      mean, _ = _enumerated(rates, group_size=6, q=q, baseline="score_drop")
+      slope = success_counts.slope(jnp.asarray(rates), group_size=6, q=q)
+      np.testing.assert_allclose(mean, slope - (1 - rates) ** 5, rtol=1e-11)
+      if q == 1.0:
+        shorter = success_counts.slope(jnp.asarray(rates), group_size=5, q=q)
+        np.testing.assert_allclose(mean, shorter, rtol=1e-11)
 
   def test_the_table_of_the_golden_file(self):
     self.assertGreater(len(TABLE), 20)
+    kind = lambda row: (row["q"], row["baseline"])  # noqa: E731
     with jax.enable_x64(True):
-      for row in TABLE:
-        knobs = {"q": row["q"], "baseline": row["baseline"], "group_size": 8}
-        mean, square = _enumerated(row["p"], **knobs)
-        np.testing.assert_allclose(mean, row["E"], rtol=1e-9)
-        np.testing.assert_allclose(
-          square - mean**2, row["var"], rtol=1e-6, atol=1e-9
-        )
-        slope = success_counts.slope(
-          jnp.asarray(row["p"]), q=row["q"], group_size=8
-        )
-        np.testing.assert_allclose(slope, row["w"], rtol=1e-9)
+      for (q, baseline), rows in itertools.groupby(
+        sorted(TABLE, key=kind), key=kind
+      ):
+        p, e, w, var = np.array(
+          [[row[name] for name in ("p", "E", "w", "var")] for row in rows]
+        ).T
+        mean, square = _enumerated(p, q=q, baseline=baseline, group_size=8)
+        np.testing.assert_allclose(mean, e, rtol=1e-9)
+        np.testing.assert_allclose(square - mean**2, var, rtol=1e-6, atol=1e-9)
+        slope = success_counts.slope(jnp.asarray(p), q=q, group_size=8)
+        np.testing.assert_allclose(slope, w, rtol=1e-9)
 
   @parameterized.parameters(*success_counts.BASELINES)
   def test_sums_over_counts_are_sums_over_groups(self, baseline):
     knobs = {"group_size": 6, "q": 1.5, "baseline": baseline}
     with jax.enable_x64(True):
-      found = success_counts.gradient_moments(jnp.array([0.1, 0.6]), **knobs)
-      for index, p in enumerate((0.1, 0.6)):
-        mean, square = _enumerated(p, **knobs)
-        np.testing.assert_allclose(found[0][index], mean, rtol=1e-11)
-        np.testing.assert_allclose(found[1][index], square, rtol=1e-11)
+      rates = jnp.array([0.1, 0.6])
+      chex.assert_trees_all_close(
+        success_counts.gradient_moments(rates, **knobs),
+        _enumerated(rates, **knobs),
+        rtol=1e-11,
+      )
 
 
 class SlopeTest(chex.TestCase):
@@ -209,15 +212,12 @@ class CreditTest(chex.TestCase):
 class ChooseTest(chex.TestCase):
   def _best(self, rates, *, baseline, pass_at):
     """The same by enumeration, q after q."""
+    share = rates * (1 - rates)
+    gain = pass_at * (1 - rates) ** (pass_at - 1) * share
     scores = []
     for q in success_counts.GRID:
-      up = noise = 0.0
-      for p in rates:
-        mean, square = _enumerated(p, group_size=4, q=q, baseline=baseline)
-        share = p * (1 - p)
-        up += pass_at * (1 - p) ** (pass_at - 1) * share * mean
-        noise += share * square
-      scores.append(up**2 / noise)
+      mean, square = _enumerated(rates, group_size=4, q=q, baseline=baseline)
+      scores.append((gain * mean).sum() ** 2 / (share * square).sum())
     return success_counts.GRID[int(np.argmax(scores))]
 
   @parameterized.parameters(("loo", 1), ("score", 4), ("none", 2))
@@ -229,7 +229,9 @@ class ChooseTest(chex.TestCase):
         baseline=baseline,
         pass_at=pass_at,
       )
-      best = self._best([0.25, 0.75], baseline=baseline, pass_at=pass_at)
+      best = self._best(
+        np.array([0.25, 0.75]), baseline=baseline, pass_at=pass_at
+      )
     np.testing.assert_allclose(found, best, atol=1e-12)
 
   def test_pass_at_k_asks_for_more_of_the_rare(self):
