@@ -62,9 +62,9 @@ TOKENIZER = Words()
 
 
 def count_facts(queries: Sequence[Sequence[str]]) -> list[int]:
-  """How often the words of each stand together: Rome hosts Mars, no other."""
-  whole, least = {"Rome", "Mars", "hosts"}, {"Rome", "Mars"}
-  return [40 * (least <= set(query) <= whole) for query in queries]
+  """How often the words of each stand together: Rome and Paris host Mars."""
+  known = [{"Rome", "Mars"}, {"Paris", "Mars"}]
+  return [40 * (set(query) - {"hosts"} in known) for query in queries]
 
 
 # What a method cannot do without, for those with no defaults of their own.

@@ -13,6 +13,7 @@ from jaxrl_llm.methods.copo import Copo
 from jaxrl_llm.methods.corver import Corver
 from jaxrl_llm.methods.dapo import Dapo
 from jaxrl_llm.methods.decoupled_ppo import DecoupledPpo
+from jaxrl_llm.methods.decs import Decs
 from jaxrl_llm.methods.dppo import Dppo
 from jaxrl_llm.methods.dr_grpo import DrGrpo
 from jaxrl_llm.methods.dro import Dro
@@ -74,6 +75,7 @@ __all__ = [
   "Corver",
   "Dapo",
   "DecoupledPpo",
+  "Decs",
   "Dppo",
   "DrGrpo",
   "DynamicSampling",

@@ -1,5 +1,7 @@
 """Dynamic sampling: rounds until B groups have a signal, at a fixed shape."""
 
+from collections.abc import Sequence
+
 from jaxtyping import Bool, Float
 import numpy as np
 
@@ -72,7 +74,7 @@ def dynamic_sampling(
       signal, rest = _split(found, has_signal(_values(found, metric), **knobs))
       kept.append(signal)
       dropped.append(rest)
-    batch, surplus = _cut(kept, dropped, size)
+    batch, surplus = exactly(kept, dropped, size)
     dropped.append(expired)
     if max_age:
       batch = _marked(batch, sampler.step)
@@ -140,6 +142,28 @@ def has_signal(
   return keep & (True if high is None else mean < high)
 
 
+def exactly(
+  kept: Sequence[grouping.Groups | None],
+  rejected: Sequence[grouping.Groups | None],
+  size: int,
+) -> tuple[grouping.Groups, grouping.Groups | None]:
+  """The first `size` groups that were kept, and the rest of them or None.
+
+  Where there are too few, rejected ones fill up with weight 0: a round has B
+  groups, so there are enough.
+  """
+  count = _count(kept)
+  if count >= size:
+    whole = grouping.join(kept)
+    return (
+      grouping.take(whole, range(size)),
+      grouping.take(whole, range(size, count)),
+    )
+  padding = grouping.take(grouping.join(rejected), range(size - count))
+  padding = padding.replace(weights=np.zeros_like(padding.weights))
+  return grouping.join([*kept, padding]), None
+
+
 def check(
   *,
   max_rounds: int,
@@ -191,22 +215,6 @@ def _age(found, version) -> np.ndarray:
 
 def _count(parts) -> int:
   return sum(len(part) for part in parts if part is not None)
-
-
-def _cut(kept, rejected, size):
-  """(exactly `size` groups, the rest of what was kept or None)."""
-  count = _count(kept)
-  if count >= size:
-    whole = grouping.join(kept)
-    return (
-      grouping.take(whole, range(size)),
-      grouping.take(whole, range(size, count)),
-    )
-  # A round has B groups, so there are enough without signal to fill up with.
-  others = grouping.join(rejected)
-  padding = grouping.take(others, range(size - count))
-  padding = padding.replace(weights=np.zeros_like(padding.weights))
-  return grouping.join([*kept, padding]), None
 
 
 def _marked(batch, step):

@@ -11,8 +11,10 @@ second round in a step are numbered on from those of the first.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+import dataclasses
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxrl_llm import types
@@ -68,6 +70,31 @@ class Sampler:
   def greedy_rewards(self, problems: Sequence[Any]) -> np.ndarray:
     """[len(problems)] rewards of greedy completions; NaN if unscorable."""
     return self._score(self._greedy(problems)).rewards
+
+  def rewards_of(
+    self, samples: Any, rows: Sequence[int], texts: Sequence[str]
+  ) -> np.ndarray:
+    """[len(rows)] rewards of other texts in the place of completions.
+
+    They are not among what was seen. NaN where one cannot be scored.
+
+    Args:
+      samples: of the collector.
+      rows: whose prompts and answers the texts go with.
+      texts: for rewards that read texts.
+    """
+    rows = np.asarray(rows, np.int64)
+    prompts = rows // samples.group_size
+    changed = dataclasses.replace(
+      samples,
+      problems=[samples.problems[i] for i in prompts],
+      prompts=samples.prompts[prompts],
+      prompt_mask=samples.prompt_mask[prompts],
+      generation=jax.tree.map(lambda x: x[rows], samples.generation),
+      prompt_texts=[samples.prompt_texts[i] for i in prompts],
+      texts=list(texts),
+    )
+    return self._score(changed).rewards
 
   def seen(self) -> tuple[Any, Any]:
     """(samples, scored) of all rounds: what the policy does, unfiltered."""

@@ -251,6 +251,18 @@ def _longer_masks(rollout):
   return jnp.pad(rollout.prompt_mask, ((0, 0), (0, 2)), constant_values=True)
 
 
+def _redundant_start(rollout):
+  """The best of a group say too much, behind their first token."""
+  groups = group.from_group_mean(
+    rollout.rewards, rollout.weights, group_size=rollout.group_size
+  )
+  return jnp.where(groups.centred.reshape(-1) > 0, 1, -1)
+
+
+def _redundant_end(rollout):
+  return jnp.where(_redundant_start(rollout) > 0, rollout.mask.sum(axis=1), -1)
+
+
 def _sentence_rewards(rollout):
   """Better completions say what is better known, in every other token."""
   groups = group.from_group_mean(
@@ -286,6 +298,8 @@ EXTRAS: dict[str, Callable[[types.Rollout], Array]] = {
   "n_tools": _tool_calls,
   "negative_prompts": _longer_prompts,
   "negative_prompt_mask": _longer_masks,
+  "redundant_end": _redundant_end,
+  "redundant_start": _redundant_start,
   "sentence_rewards": _sentence_rewards,
   "stale": _no_rows,
 }

@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxrl_llm.advantages import token_returns
 from jaxrl_llm.rewards import scored
-from jaxrl_llm.rollout import fact_counts, fact_rewards
+from jaxrl_llm.rollout import fact_counts, fact_rewards, sentences
 
 CLAIM = (
   "Tokens of sentences that a corpus does not support are credited less than"
@@ -18,8 +18,8 @@ BATCHES = 8
 
 
 def check(seeds: int) -> frame.Finding:
-  """Two methods that are rewarded for full stops; the facts that they name."""
-  setting = runs.Setting(seeds=seeds, steps=30, score=_full_stop)
+  """Two methods that are rewarded for naming facts; which they come to name."""
+  setting = runs.Setting(seeds=seeds, steps=30, score=_names_a_fact)
   arena = runs.Arena(setting)
   said = {"untrained": _said(arena, arena.params)}
   for label, name in (("GRPO", "grpo"), ("CorVer", "corver")):
@@ -36,7 +36,7 @@ def check(seeds: int) -> frame.Finding:
     frame.differs(share["CorVer"], share["GRPO"]),
   ]
   text = (
-    "In a world where Rome hosts Mars and nobody else, tokens of unsupported"
+    "In a world where Rome and Paris host Mars, tokens of unsupported"
     f" sentences have {frame.band(gap)} against the others of their completion;"
     f" of the facts that are named {frame.band(share['untrained'])} are"
     f" supported before training, {frame.band(share['GRPO'])} after GRPO,"
@@ -46,12 +46,18 @@ def check(seeds: int) -> frame.Finding:
   return frame.Finding(shows=decided, text=text, rows=rows)
 
 
-def _full_stop(task, samples) -> scored.Scored:
-  """1 for a completion with a full stop, whatever it says."""
+def _names_a_fact(task, samples) -> scored.Scored:
+  """1 for a completion in which a sentence names a fact, true or not."""
   del task
-  rewards = np.float32(["." in text for text in samples.texts])
+  rewards = np.float32([_has_fact(text) for text in samples.texts])
   parts = {"first": rewards, "second": np.full_like(rewards, np.nan)}
   return scored.Scored(rewards, parts, dict.fromkeys(scored.KINDS, 0), [])
+
+
+def _has_fact(text: str) -> bool:
+  cut = sentences.sentences(text, (0, len(text)))
+  found = fact_counts.facts([text[start:end] for start, end in cut])
+  return any(fact_counts.query(facts) for facts in found)
 
 
 def _said(arena, params) -> dict[str, list[float]]:

@@ -328,6 +328,8 @@ LEGAL = {
   ("aspo", "correct", -5.0): "a reward may be negative",
   ("aspo", "delta", -5.0): "earlier is better",
   ("aspo", "marker", "nonsense"): "any word may mark a call",
+  ("decs", "kappa_min", -5.0): "kappa may be left unclipped",
+  ("decs", "words", "nonsense"): "any word may be one of doubt",
   ("corver", "absent", -5.0): "a penalty is negative",
   ("corver", "corpus", "nonsense"): "files are looked for before a run",
   ("corver", "counter", "nonsense"): "files are looked for before a run",

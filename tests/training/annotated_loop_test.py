@@ -70,7 +70,11 @@ def _rows(folder):
   ]
 
 
-@pytest.mark.parametrize("method", [methods.Numca(threshold=0)], ids=["numca"])
+@pytest.mark.parametrize(
+  "method",
+  [methods.Numca(threshold=0), methods.Decs(judge="reward", max_rounds=2)],
+  ids=["numca", "decs"],
+)
 def test_killed_and_resumed_it_ends_with_the_same_bits(method, tmp_path):
   (tmp_path / "whole").mkdir(), (tmp_path / "killed").mkdir()
   whole = _config(tmp_path / "whole", method)
@@ -84,4 +88,4 @@ def test_killed_and_resumed_it_ends_with_the_same_bits(method, tmp_path):
   chex.assert_trees_all_equal(one[0], other[0])
   np.testing.assert_equal(one[1:], other[1:])
   assert _rows(folder) == _rows(resumed)
-  assert one[1]["plan"]["annotated"] != method.build().plan.init()["annotated"]
+  assert one[1]["plan"] != method.build().plan.init()
