@@ -73,7 +73,8 @@ class Rollout:
       NaN where one does not apply, and reward_weights [N, K]; with the need
       "old_scores" trainer_logprobs, sampler_logprobs, old_entropy, old_values
       [N, T], prompt_logprobs [N, S] and what the method measures; what its
-      passes find [N, T]; what its plan adds; rollout_is, keep [N, T], factors
+      passes find [N, T]; shadow_logprobs [N, T], of its slow average; what its
+      plan adds; rollout_is, keep [N, T], factors
       of the policy loss; metric/NAME [], which the step logs as NAME; returns
       [N, T], a critic's targets; stale [N], 1 on rows that an older policy
       sampled; greedy_rewards [N].

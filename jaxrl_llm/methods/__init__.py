@@ -3,6 +3,7 @@
 from jaxrl_llm.methods.a_grae import AGrae
 from jaxrl_llm.methods.adora import Adora
 from jaxrl_llm.methods.aspo import Aspo
+from jaxrl_llm.methods.awm import Awm
 from jaxrl_llm.methods.base import Method, MethodConfig
 from jaxrl_llm.methods.bnpo import Bnpo
 from jaxrl_llm.methods.bypass import Bypass
@@ -63,6 +64,7 @@ from jaxrl_llm.methods.vespo import Vespo
 __all__ = [
   "BY_GRADIENT",
   "METHODS",
+  "Awm",
   "AGrae",
   "Aspo",
   "Adora",

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import chex
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxrl_llm import types
 from jaxrl_llm.models import api
@@ -98,6 +98,9 @@ class Method:
       an mtp.MtpModule for "mtp_logprobs".
     supervised: whether it learns from the data's own answers, with G = 1, and
       not from samples: rewards and old_logprobs are then not read.
+    shadow: decay, by the number of the step, of a slow average of the trained
+      parameters, or None for none. It starts as a copy, follows after each
+      step, and scores each rollout before it: extras["shadow_logprobs"].
   """
 
   advantage: types.AdvantageFn
@@ -113,6 +116,7 @@ class Method:
   min_group_size: int = 2
   head: api.Head | None = None
   supervised: bool = False
+  shadow: Callable[[Int[Array, ""]], Float[Array, ""]] | None = None
 
   @property
   def compares(self) -> bool:

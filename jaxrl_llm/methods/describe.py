@@ -31,6 +31,7 @@ _NEEDS = {
   " are",
   "now_scores": "a scoring forward of the policy before each update",
   "passes": "a scoring forward of the policy under another prompt, once a step",
+  "shadow": "a slow average of the policy: a copy of it, and a scoring forward",
   "annotated": "what the host reads from the texts, step by step",
   "greedy_rewards": "one greedy completion a prompt, sampled and scored",
   "members": "one greedy rollout by each member; no backward pass, no moments",
@@ -233,6 +234,8 @@ def _needs(method: base.Method | base.Evolution) -> Iterator[str]:
   yield from (need for need in _NEEDS if need in method.needs)
   if method.passes:
     yield "passes"
+  if method.shadow:
+    yield "shadow"
   yield from (name for name in method.plan.extras if name in _NEEDS)
   memory = method.plan.init()
   if "annotated" in memory:

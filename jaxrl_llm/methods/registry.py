@@ -6,6 +6,7 @@ from jaxrl_llm.methods import base
 from jaxrl_llm.methods.a_grae import AGrae
 from jaxrl_llm.methods.adora import Adora
 from jaxrl_llm.methods.aspo import Aspo
+from jaxrl_llm.methods.awm import Awm
 from jaxrl_llm.methods.bnpo import Bnpo
 from jaxrl_llm.methods.bypass import Bypass
 from jaxrl_llm.methods.canon import Canon
@@ -107,6 +108,7 @@ METHODS: dict[str, type[base.MethodConfig]] = {
   "gcpo": Gcpo,
   "occ": Occ,
   "hdpo": Hdpo,
+  "awm": Awm,
   "sft": Sft,
   "eksft": Eksft,
   "ngrpo": Ngrpo,

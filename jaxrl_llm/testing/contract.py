@@ -265,6 +265,8 @@ def _with_passes(method, rollout):
   tokens = jnp.arange(rollout.mask.size).reshape(rollout.mask.shape)
   found = rollout.old_logprobs - 0.5 - 0.3 * jnp.cos(tokens)
   extras = {extra.name: found for extra in method.passes}
+  if method.shadow:  # as far away as the reference
+    extras["shadow_logprobs"] = rollout.ref_logprobs
   return rollout.replace(extras=extras | rollout.extras)
 
 

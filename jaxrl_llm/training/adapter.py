@@ -63,7 +63,7 @@ def attach(
 
 
 def state_bytes(config: experiment.Experiment, base: Any) -> int:
-  """Parameters, gradients, optimizer state and anchor of a run, in all.
+  """Parameters, gradients, optimizer state, anchor and slow average of a run.
 
   Args:
     config: the experiment.
@@ -72,6 +72,8 @@ def state_bytes(config: experiment.Experiment, base: Any) -> int:
   learnt = jax.eval_shape(lambda base: start(config, base), base)
   kept = jnp.dtype(config.optimizer.anchor_dtype).itemsize
   each = _TRAINED_BYTES + (kept if config.optimizer.anchor else 0)
+  if getattr(config.method.build(), "shadow", None):
+    each += 4
   size = sum(each * leaf.size for leaf in jax.tree.leaves(learnt))
   if config.lora.rank:
     size += sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(base))

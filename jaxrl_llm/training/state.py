@@ -24,6 +24,7 @@ class TrainState:
     method_state: of the method's rollout transform.
     head_params: of what the method learns beside the policy, or None.
     head_opt_state: of its own optimizer, or None.
+    shadow: slow average of params, of a method that asks for one, or None.
   """
 
   step: jax.Array
@@ -32,6 +33,7 @@ class TrainState:
   method_state: Any
   head_params: Any = None
   head_opt_state: Any = None
+  shadow: Any = None
 
 
 def init_state(
@@ -58,4 +60,6 @@ def init_state(
     method_state=method.transform.init(),
     head_params=both.head,
     head_opt_state=opt_state.head,
+    # Not the same buffers: a step gives up both.
+    shadow=jax.tree.map(jnp.copy, params) if method.shadow else None,
   )

@@ -107,6 +107,11 @@ def make_train_step(
       )
       found = {extra.name: _map(logprobs, rollout, pieces)}
       rollout = rollout.replace(extras=rollout.extras | found)
+    if method.shadow:
+      average = attach(reference, state.shadow)
+      logprobs = lambda part: score(average, part).logprobs  # noqa: E731
+      found = {"shadow_logprobs": _map(logprobs, rollout, pieces)}
+      rollout = rollout.replace(extras=rollout.extras | found)
     rollout, method_state = method.transform.update(rollout, state.method_state)
     advantages = base.per_token(method.advantage(rollout), rollout.mask)
     rollout = method.selection(rollout, advantages)
@@ -133,11 +138,24 @@ def make_train_step(
         method_state=method.transform.observe(method_state, metrics),
         head_params=params.head,
         head_opt_state=opt_state.head,
+        shadow=_shadowed(state, params.policy, method),
       ),
       metrics,
     )
 
   return train_step
+
+
+def _shadowed(state, params, method):
+  """decay shadow + (1 - decay) params, the decay being the method's."""
+  if not method.shadow:
+    return None
+  decay = method.shadow(state.step)
+  return jax.tree.map(
+    lambda slow, new: (new + decay * (slow - new)).astype(slow.dtype),
+    state.shadow,
+    params,
+  )
 
 
 def _found_before(rollout) -> types.Metrics:

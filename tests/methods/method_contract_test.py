@@ -145,6 +145,9 @@ VARIANTS = {name: config() for name, config in methods.BY_GRADIENT.items()} | {
     scale=False, aggregation="sequence_mean", beta=0.1, entropy_coef=0.01
   ),
   "hdpo_accuracy": methods.Hdpo(w_tool=0.0),
+  "awm_sum": methods.Awm(
+    score="sum", std="prompt", clip=0.5, adv_clip=1.0, beta=0.0, kl="k3"
+  ),
   "gcpo_linear": methods.Gcpo(
     weights="linear", entropy_penalty=0.0, negative="empty", low=-1e9, high=1e9
   ),
