@@ -79,9 +79,12 @@ def compare(
     f"{name} {frame.band(ours[name])} against {frame.band(theirs[name])}"
     for name in ours
   )
+  text = f"{claimed} against {against} after {steps} steps: {said}."
+  if frame.differs(theirs["pass@1"], ours["pass@1"]):
+    text += " Its pass@1 is lower: it may only have gone less far."
   return frame.Finding(
     shows=False if False in verdicts else shows,
-    text=f"{claimed} against {against} after {steps} steps: {said}.",
+    text=text,
     rows=[
       {"": label} | {name: frame.band(x) for name, x in numbers.items()}
       for label, numbers in found.items()
