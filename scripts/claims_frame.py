@@ -41,6 +41,17 @@ def band(values: Sequence[float], digits: int = 3) -> str:
   )
 
 
+def factor(logs: Sequence[float]) -> str:
+  """ "mean (low to high)" of ratios given by their logarithms, geometric.
+
+  Args:
+    logs: [seeds].
+  """
+  mean, half = report.interval(np.asarray(logs, np.float64))
+  low, middle, high = np.exp([mean - half, mean, mean + half])
+  return f"{middle:.2f} ({low:.2f} to {high:.2f})"
+
+
 def differs(left: Sequence[float], right: Sequence[float]) -> bool | None:
   """Whether left is above right, seed by seed; None where it is not decided.
 

@@ -9,8 +9,8 @@ from jaxrl_llm import methods
 from jaxrl_llm.advantages import group, reshaping
 
 CLAIM = (
-  "The share of the credit that hard prompts have rises with the mean reward,"
-  " more than GRPO's does on the same samples."
+  "The weight moves from easy to hard prompts as the mean reward of the batch"
+  " grows."
 )
 SECONDS = 40.0
 
@@ -40,46 +40,38 @@ def _credit(samples):
 
 
 def check(seeds: int) -> frame.Finding:
-  """Trains with A-GRAE and follows both shares on its own samples."""
-  run = runs.Runs(seeds, steps=40, prompts=16).train(
-    methods.AGrae(), _right, _credit
+  """Trains with A-GRAE and compares with GRPO's credit on its own samples."""
+  curves = (
+    runs.Runs(seeds, steps=40, prompts=16)
+    .train(methods.AGrae(), _right, _credit)
+    .curves
   )
-  shares = {
-    name: run.curves[f"{name} hard"]
-    / np.maximum(run.curves[f"{name} hard"] + run.curves[f"{name} easy"], 1e-9)
-    for name in ("GRPO", "A-GRAE")
-  }
-  omega = run.curves["reward"]
-  # How much more of the credit hard prompts have than under GRPO.
-  lean = shares["A-GRAE"] - shares["GRPO"]
-  weak, strong = (
-    np.array([_mean_where(a, b) for a, b in zip(lean, rows, strict=True)])
-    for rows in (omega < 0.4, omega > 0.6)
-  )
-  slopes = [np.polyfit(a, b, 1)[0] for a, b in zip(omega, lean, strict=True)]
+  omega = curves["reward"]
+  with np.errstate(divide="ignore", invalid="ignore"):
+    hard, easy = (
+      curves[f"A-GRAE {kind}"] / curves[f"GRPO {kind}"]
+      for kind in ("hard", "easy")
+    )
+    lean = np.log(hard / easy)  # NaN where a batch has but one kind
+  found = [_line(*pair) for pair in zip(omega, lean, strict=True)]
+  slopes, weak, strong = np.transpose(found)
   return frame.Finding(
     shows=frame.differs(slopes, np.zeros(seeds)),
     text=(
-      "Share of |A| on prompts solved less than half the time, less GRPO's on"
-      f" the same samples: {frame.band(weak)} while the mean reward is below"
-      f" 0.4, {frame.band(strong)} above 0.6; it rises by"
-      f" {frame.band(slopes)} per unit of mean reward."
+      "Weight of prompts solved less than half the time over that of prompts"
+      f" solved more often, GRPO's being 1: {frame.factor(weak)} at a mean"
+      f" reward of 0.2, {frame.factor(strong)} at 0.8, on the line through all"
+      " steps."
     ),
     rows=[
-      {
-        "method": name,
-        "hard prompts' share, first 10 steps": frame.band(
-          share[:, :10].mean(axis=1)
-        ),
-        "last 10 steps": frame.band(share[:, -10:].mean(axis=1)),
-      }
-      for name, share in shares.items()
+      {"slope of log weight per mean reward": frame.band(slopes)},
     ],
-    curves={"A-GRAE less GRPO": lean, "mean reward": omega},
-    axes=("step", "share of |A| on hard prompts"),
+    curves={"mean reward": omega},
   )
 
 
-def _mean_where(values, rows):
-  """Of a seed; 0 where there is no such step."""
-  return values[rows].mean() if rows.any() else 0.0
+def _line(omega, lean) -> tuple[float, float, float]:
+  """Slope of one seed's steps, and where its line is at 0.2 and 0.8."""
+  known = np.isfinite(lean)
+  slope, start = np.polyfit(omega[known], lean[known], 1)
+  return slope, start + 0.2 * slope, start + 0.8 * slope

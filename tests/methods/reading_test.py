@@ -105,6 +105,7 @@ class ExplainTest(chex.TestCase):
     ("remax", ("ref_logprobs", "greedy_rewards")),
     ("ppo", ("old_scores", "values")),
     ("dynamic_sampling", ("ref_logprobs", "rounds")),
+    ("aspo", ("annotated",)),
     ("top_entropy_mask", ("ref_logprobs", "old_scores", "entropy")),
   )
   def test_it_says_what_is_computed_besides(self, name, needs):
