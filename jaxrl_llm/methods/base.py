@@ -150,7 +150,7 @@ class Evolution:
     weights: dtype that the parameters are kept in.
     perturb: (params, seed) -> params of a member.
     update: (params, start, seeds [P], fitness [P]) -> (params, metrics).
-    needs, min_group_size, supervised: as of a Method.
+    plan, needs, compares, min_group_size, head, supervised: as of a Method.
   """
 
   population: int
@@ -158,8 +158,11 @@ class Evolution:
   weights: str
   perturb: Callable[[Any, Array], Any]
   update: Callable[..., tuple[Any, types.Metrics]]
+  plan: types.Plan = plans.one_round()
   needs: frozenset[str] = frozenset()
+  compares: bool = False
   min_group_size: int = 1
+  head: None = None
   supervised: bool = False
 
 
