@@ -22,8 +22,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrl_llm import types
-from jaxrl_llm.data import sources
-from jaxrl_llm.models import api
+from jaxrl_llm.data import sources, tokenizers
+from jaxrl_llm.models import api, families
+from jaxrl_llm.models.weights import resolve
 from jaxrl_llm.rewards import scored
 from jaxrl_llm.rollout import collect, engine, groups, plans, sampling
 
@@ -49,6 +50,16 @@ class Words:
     found = re.findall("|".join(map(re.escape, WORDS[1:])), text)
     return [WORDS.index(word) for word in found]
 
+  continuation = encode
+
+  def ending(self, *, chat: bool = False) -> int:
+    """The one token that ends."""
+    return STOP
+
+  def chat(self, messages: Sequence[tokenizers.Message]) -> str:
+    """No template: what was said last."""
+    return messages[-1]["content"]
+
   def decode(self, ids: Iterable[int]) -> str:
     """The words one after another; that of STOP is empty."""
     return "".join(WORDS[index] for index in ids)
@@ -67,8 +78,49 @@ def count_facts(queries: Sequence[Sequence[str]]) -> list[int]:
   return [40 * (set(query) - {"hosts"} in known) for query in queries]
 
 
-# What a method cannot do without, for those with no defaults of their own.
-OPTIONS = {"corver": {"counter": f"{__file__}:count_facts"}}
+def reader(dtype) -> resolve.Loaded:
+  """A model that was not trained and expects the target of each prompt.
+
+  Its one head attends to all tokens alike and writes, of a prompt's alone, the
+  target into the upper half of the state, which is what it predicts.
+  """
+  config = dataclasses.replace(
+    families.TINY,
+    vocab_size=V,
+    width=2 * V,
+    depth=1,
+    heads=1,
+    kv_heads=1,
+    head_dim=2 * V,
+    tied=False,
+  )
+  params = families.build(config).init(jax.random.key(0))
+  layers = jax.tree.map(jnp.zeros_like, params["layers"])
+  kinds = np.arange(KINDS)
+  layers["attention"] |= {
+    "v": layers["attention"]["v"].at[0, kinds + 1, 2 * V - 1 - kinds].set(1.0),
+    "o": 100.0 * jnp.eye(2 * V)[None],  # what the last token is does not count
+  }
+  layers["attention_norm"] = jnp.ones((1, 2 * V))
+  params |= {
+    "embed": jnp.eye(V, 2 * V),
+    "layers": layers,
+    "head": jnp.eye(V, 2 * V, k=V),
+  }
+  return resolve.Loaded(
+    config=config,
+    params=jax.tree.map(lambda x: x.astype(dtype), params),
+    tokenizer=TOKENIZER,
+    source="written down",
+  )
+
+
+# What a method cannot do without, for those with no defaults of their own, and
+# what fits these tasks.
+OPTIONS = {
+  "corver": {"counter": f"{__file__}:count_facts"},
+  "cme": {"verifier": f"{__file__}:reader"},
+}
 
 
 def problem(kind: int) -> sources.Problem:

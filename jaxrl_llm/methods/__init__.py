@@ -10,6 +10,7 @@ from jaxrl_llm.methods.bypass import Bypass
 from jaxrl_llm.methods.canon import Canon
 from jaxrl_llm.methods.cispo import Cispo
 from jaxrl_llm.methods.clip_cov import ClipCov
+from jaxrl_llm.methods.cme import Cme
 from jaxrl_llm.methods.copo import Copo
 from jaxrl_llm.methods.corver import Corver
 from jaxrl_llm.methods.dapo import Dapo
@@ -73,6 +74,7 @@ __all__ = [
   "Canon",
   "Cispo",
   "ClipCov",
+  "Cme",
   "Copo",
   "Corver",
   "Dapo",

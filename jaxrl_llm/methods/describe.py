@@ -32,6 +32,7 @@ _NEEDS = {
   "now_scores": "a scoring forward of the policy before each update",
   "passes": "a scoring forward of the policy under another prompt, once a step",
   "shadow": "a slow average of the policy: a copy of it, and a scoring forward",
+  "verifier_logprob": "a forward of another model over the texts, once a step",
   "annotated": "what the host reads from the texts, step by step",
   "greedy_rewards": "one greedy completion a prompt, sampled and scored",
   "members": "one greedy rollout by each member; no backward pass, no moments",

@@ -302,6 +302,8 @@ EXTRAS: dict[str, Callable[[types.Rollout], Array]] = {
   "redundant_start": _redundant_start,
   "sentence_rewards": _sentence_rewards,
   "stale": _no_rows,
+  "verifier_logprob": lambda rollout: rollout.rewards - 2.0,
+  "verifier_tokens": lambda rollout: jnp.full(rollout.rewards.shape, 7),
 }
 
 

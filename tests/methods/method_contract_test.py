@@ -96,6 +96,7 @@ VARIANTS = {name: config() for name, config in methods.BY_GRADIENT.items()} | {
   "aggregation_alone": methods.KlAndAggregation(
     method=methods.Grpo(), beta=0.0, aggregation="token_sum"
   ),
+  "cme_plain": methods.Cme(beta=0.0, ddof=0, chat=False, floor=-5.0),
   "occ_trained": methods.Occ(warmup=0),
   "occ_code": methods.Occ(
     warmup=0, calibration="elementwise_mean", lam0=0.1, mtp_rate=3.0
