@@ -26,7 +26,7 @@ from 1. Here every step is reshaped, as in the paper. DAPO's variant is
 clip_high = 0.28. Our reading: rewards that are no 0 or 1 are taken for rates
 as they are, unless `success` says from where on they are a success.
 
-Yu et al. 2026, Unveiling Implicit Advantage Symmetry, arXiv:2602.05548.
+A-GRAE: Unveiling Implicit Advantage Symmetry, arXiv:2602.05548.
 """
 
 import dataclasses

@@ -20,7 +20,7 @@ Nothing is carried from step to step: the weight is made of the rollout alone.
 A completion is truncated if it ended by length, where the code compares its
 length with a limit.
 
-ADORA 2026, arXiv:2602.10019.
+ADORA: Dynamic Advantage Estimation, arXiv:2602.10019.
 """
 
 import dataclasses

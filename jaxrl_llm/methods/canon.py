@@ -26,7 +26,7 @@ cosine restarts. Steps are counted from 0 and saved with the run.
 With another alpha or beta equal rewards teach too. A group of one is an upper
 half whose means are 0.
 
-CANON 2025, Conditional Advantage Estimation, arXiv:2509.23962.
+CANON: Conditional Advantage Estimation, arXiv:2509.23962.
 """
 
 import dataclasses

@@ -22,7 +22,7 @@ entropy: consistency. The paper names k and b gamma and rho. Which strings are
 one answer is our reading: see answer. A completion without an answer has the
 empty one.
 
-COPO 2025, Consistency-Aware Policy Optimization, arXiv:2508.04138.
+COPO: Consistency-Aware Policy Optimization, arXiv:2508.04138.
 """
 
 import dataclasses

@@ -32,7 +32,7 @@ Our reading: completions of equal M are not divided; the code divides by eps
 Logged: plan/sentences and plan/facts a completion, plan/unsupported, the share
 of facts that are nowhere, plan/unaligned.
 
-Fan et al. 2026, CorVer, arXiv:2605.29648.
+CorVer, arXiv:2605.29648.
 """
 
 import dataclasses

@@ -32,7 +32,7 @@ max_rounds the batch is filled with rows of weight 0.
 Logged: plan/rounds, kappa, easy, padded, in prompts; plan/needed, the share of
 chunks up to the answer; plan/redundant, the share of tokens that are.
 
-Jiang et al. 2025, DECS, arXiv:2509.25827.
+DECS: Overthinking Reduction with Decoupled Rewards, arXiv:2509.25827.
 """
 
 import dataclasses

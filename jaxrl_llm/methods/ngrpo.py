@@ -23,7 +23,7 @@ on.
 Traps: rewards above r_max, or a task whose rewards never reach it, move the
 mean of every group; set r_max to the highest reward that the task can give.
 
-Nan et al. 2025, NGRPO, arXiv:2509.18851.
+NGRPO: Negative-enhanced Group Relative Policy Optimization, arXiv:2509.18851.
 """
 
 import dataclasses

@@ -23,7 +23,7 @@ outranks every wrong one.
 In a group that is solved the bonus is all there is to learn from; see
 bonus_on_solved.
 
-When RL Suppresses Its Own Vocabulary 2026, arXiv:2605.29190.
+When RL Suppresses Its Own Vocabulary, arXiv:2605.29190.
 """
 
 import dataclasses

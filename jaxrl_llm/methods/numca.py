@@ -27,7 +27,7 @@ the code gives it R - V and divides by eps: min_std = 0 does so too.
 
 Logged: plan/segments a completion, plan/states remembered.
 
-Chen et al. 2026, Hista and Numca, arXiv:2605.29782.
+Hista and Numca, arXiv:2605.29782.
 """
 
 import dataclasses

@@ -20,7 +20,7 @@ one, wrong ones and all-correct groups too; a note and the abstract say
 otherwise, see skip_all_correct and correct_only. A prompt's first token has no
 log-probability and is left out; those of a chat template are in.
 
-ProGRPO 2026, Back to Basics, arXiv:2602.05281.
+ProGRPO: Back to Basics, arXiv:2602.05281.
 """
 
 import dataclasses
