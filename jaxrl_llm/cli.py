@@ -148,10 +148,9 @@ def _run(command: str, config: Any, rest: list[str], name: str) -> int:
   parsed = arguments.parse(
     Train, Train(config=config), rest, f"jaxrl {command} {name}"
   )
-  if command == "train":
-    from jaxrl_llm.training import experiment
+  from jaxrl_llm.training import experiment
 
-    experiment.validate(parsed.config)
+  experiment.validate(parsed.config)
   main_process = _join(parsed.processes)
   from jaxrl_llm.distributed import processes  # slow: after the checks
   from jaxrl_llm.training import loop

@@ -74,8 +74,8 @@ def train(
     Stopped: after SIGINT or SIGTERM, when all is saved.
     OSError: a checkpoint could not be written; those before it are whole.
   """
-  config = supervised.adapted(config)
   experiment.validate(config)
+  config = supervised.adapted(config)
   folder = pathlib.Path(config.runs).expanduser() / config.name
   processes.on_main(
     lambda: _prepare(folder, resume=resume, overwrite=overwrite)

@@ -32,15 +32,13 @@ def adapted(config: experiment.Experiment) -> experiment.Experiment:
   temperature, no sampler's devices, nothing ahead. So one config serves a
   supervised run and the reinforcement learning after it. data.epochs becomes
   steps.
+
+  Raises:
+    ValueError: one line, as experiment.validate and setup.problems.
   """
   if not config.method.build().supervised:
     return config
-  changes = {}
-  if config.data.epochs > 0:
-    count = len(setup.problems(config, config.data.split))
-    batches = config.data.epochs * count / config.prompts_per_step
-    changes["steps"] = math.ceil(batches)
-  return dataclasses.replace(
+  config = dataclasses.replace(
     config,
     group_size=1,
     old_logprobs="sampler",  # none is read
@@ -48,8 +46,13 @@ def adapted(config: experiment.Experiment) -> experiment.Experiment:
     mesh=dataclasses.replace(config.mesh, rollout=0),
     sampling=experiment.Sampling(stop=config.sampling.stop),
     evaluation=_with_stop(config),
-    **changes,
   )
+  experiment.validate(config)
+  if not config.data.epochs:
+    return config
+  count = len(setup.problems(config, config.data.split))
+  batches = config.data.epochs * count / config.prompts_per_step
+  return dataclasses.replace(config, steps=math.ceil(batches))
 
 
 def _with_stop(config) -> experiment.Evaluation:

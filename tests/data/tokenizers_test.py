@@ -228,3 +228,24 @@ def test_characters_round_trip_and_save(tmp_path):
 def test_other_characters_are_refused():
   with pytest.raises(ValueError, match="'é' at character 1"):
     tokenizers.CharTokenizer().encode("hé")
+
+
+TEMPLATE = (
+  "{% for m in messages %}{{ '<im>' + m['role'] + '\n' + m['content'] }}"
+  "{{ '<|im_end|>\n' }}{% endfor %}"
+  "{% if add_generation_prompt %}{{ '<im>assistant\n' }}{% endif %}"
+)
+
+
+def test_a_text_that_goes_on_has_no_beginning_and_ends_as_it_should():
+  fast = gguf_tokenizer.build(_metadata(add_bos_token=True))
+  plain = tokenizers.TextTokenizer(fast)
+  assert plain.continuation("hell") == plain.encode("hell")[-1:]
+  assert plain.ending() == plain.ending(chat=True) == 1  # eos
+  fast.add_special_tokens({"additional_special_tokens": ["<|im_end|>"]})
+  fast.chat_template = TEMPLATE
+  chat = tokenizers.TextTokenizer(fast)
+  assert chat.ending() == 1
+  assert chat.ending(chat=True) == fast.get_vocab()["<|im_end|>"]
+  assert chat.ending(chat=True) in chat.stop_ids
+  assert tokenizers.CharTokenizer().ending(chat=True) == 3
