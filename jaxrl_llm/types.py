@@ -115,6 +115,9 @@ class Scores:
     token_hidden: [N, T, D] final hidden states at the completion's own tokens,
       the last one too (`hidden` is at the token before each), or None.
     prompt_hidden: [N, S, D] the same at the prompt's tokens, or None.
+    layer_jsd: [N, T] Jensen-Shannon divergence (nats) of what an inner layer
+      predicts to what the final one does, or None; see InnerLayer.
+    attention_jsd: [N, T] the same of their attention, heads averaged, or None.
     vocab_size: V, a Python int known at trace time.
   """
 
@@ -128,6 +131,8 @@ class Scores:
   collision: Float[Array, "N T"] | None = None
   token_hidden: Float[Array, "N T D"] | None = None
   prompt_hidden: Float[Array, "N S D"] | None = None
+  layer_jsd: Float[Array, "N T"] | None = None
+  attention_jsd: Float[Array, "N T"] | None = None
   vocab_size: int = struct.field(pytree_node=False, default=0)
 
 
@@ -236,6 +241,19 @@ class ObjectiveFn(Protocol):
     weights: Float[Array, "N T"],
   ) -> tuple[Float[Array, ""], Metrics]:
     """Returns the sum to minimise and sums to log (they add over batches)."""
+
+
+class InnerLayer(NamedTuple):
+  """Among a method's needs: of which layer "layer_jsd", "attention_jsd" are.
+
+  Attributes:
+    layer: l, blocks below the stream that is read; 0: a sixth of the model's.
+    flow: whether the final norm and the head, through which it is read, learn
+      from it too.
+  """
+
+  layer: int = 0
+  flow: bool = False
 
 
 class Pass(NamedTuple):

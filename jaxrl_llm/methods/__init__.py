@@ -44,6 +44,7 @@ from jaxrl_llm.methods.novelty_gspo import NoveltyGspo
 from jaxrl_llm.methods.numca import Numca
 from jaxrl_llm.methods.occ import Occ
 from jaxrl_llm.methods.offpolicy_correction import OffPolicyCorrection
+from jaxrl_llm.methods.oisd import Oisd
 from jaxrl_llm.methods.opo import Opo
 from jaxrl_llm.methods.opsm import Opsm
 from jaxrl_llm.methods.passk_advantage import PasskAdvantage
@@ -110,6 +111,7 @@ __all__ = [
   "NoveltyGspo",
   "Occ",
   "OffPolicyCorrection",
+  "Oisd",
   "Opo",
   "Opsm",
   "PasskAdvantage",

@@ -19,7 +19,8 @@ from jaxrl_llm.transforms import chain
 # What a method may need the step to compute for it.
 #   ref_logprobs  rollout.ref_logprobs, by the frozen reference
 #   entropy, hidden, values, mtp_logprobs, prompt_logprobs, token_hidden,
-#   prompt_hidden  these fields of Scores
+#   prompt_hidden, layer_jsd, attention_jsd  these fields of Scores; the last
+#               two of the layer that a types.InnerLayer among the needs names
 #   reference_kl  the same: a forward of the frozen reference for each of ours
 #   collision  the same, beside reference_kl
 #   old_scores  one forward before the transform: the trainer's old_logprobs,
@@ -39,6 +40,8 @@ NEEDS = frozenset(
     "collision",
     "token_hidden",
     "prompt_hidden",
+    "layer_jsd",
+    "attention_jsd",
     "old_scores",
     "now_scores",
   }
@@ -125,7 +128,8 @@ class Method:
 
   def __post_init__(self):
     """Raises ValueError for a need that nothing serves."""
-    unknown = sorted(self.needs - NEEDS)
+    named = {x for x in self.needs if not isinstance(x, types.InnerLayer)}
+    unknown = sorted(named - NEEDS)
     if unknown:
       raise ValueError(
         f"needs may hold {', '.join(sorted(NEEDS))}; got {unknown[0]!r}."

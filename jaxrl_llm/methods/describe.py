@@ -29,6 +29,10 @@ _NEEDS = {
   " which one more is fed; no packing",
   "prompt_hidden": "final hidden states of the prompts, from the forwards there"
   " are",
+  "layer_jsd": "an inner layer's predictions against the final ones, from the"
+  " forwards there are: the head once more for each, a few tokens at a time",
+  "attention_jsd": "an inner layer's attention against the last one's, made"
+  " anew from the forwards there are",
   "now_scores": "a scoring forward of the policy before each update",
   "passes": "a scoring forward of the policy under another prompt, once a step",
   "shadow": "a slow average of the policy: a copy of it, and a scoring forward",

@@ -46,6 +46,7 @@ from jaxrl_llm.methods.novelty_gspo import NoveltyGspo
 from jaxrl_llm.methods.numca import Numca
 from jaxrl_llm.methods.occ import Occ
 from jaxrl_llm.methods.offpolicy_correction import OffPolicyCorrection
+from jaxrl_llm.methods.oisd import Oisd
 from jaxrl_llm.methods.opo import Opo
 from jaxrl_llm.methods.opsm import Opsm
 from jaxrl_llm.methods.passk_advantage import PasskAdvantage
@@ -123,6 +124,7 @@ METHODS: dict[str, type[base.MethodConfig]] = {
   "corver": Corver,
   "decs": Decs,
   "hista": Hista,
+  "oisd": Oisd,
 }
 
 # Those of them that learn by gradients: what other methods can be put around.

@@ -6,8 +6,9 @@ cache is an argument and a result, and it is the cache that attends: prefill,
 packed training rows and one-token decoding differ in nothing else.
 """
 
+from collections.abc import Callable
 import dataclasses
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from flax import struct
 import jax
@@ -117,6 +118,39 @@ class Window:
     return jnp.where(self.here, self.width, _GLOBAL)
 
 
+@struct.dataclass
+class Asked:
+  """What one block attends with.
+
+  Attributes:
+    q: [R, L, H, d] queries, rotary positions applied.
+    k: [R, L, K, d] keys likewise.
+    scale, softcap, window: of Cache.attend.
+  """
+
+  q: Float[Array, "R L H d"]
+  k: Float[Array, "R L K d"]
+  scale: float = struct.field(pytree_node=False)
+  softcap: float | None = struct.field(pytree_node=False)
+  window: Window | None
+
+
+class PlainRows(NamedTuple):
+  """The tokens of a cache as rows in which each attends to its own past.
+
+  Attributes:
+    lay: [R, L, ...] of what was fed -> [r, l, ...], neighbours side by side.
+    segments: [r, l] ids of sequences from 1, 0 on padding.
+    first: place from which on tokens are of interest.
+    back: [r, l - first] -> [R, L], 0 on tokens that are of none.
+  """
+
+  lay: Callable[[Array], Array]
+  segments: Int[Array, "r l"]
+  first: int
+  back: Callable[[Array], Array]
+
+
 @runtime_checkable
 class Cache(Protocol):
   """Keys and values of the past, and the rule by which tokens attend.
@@ -195,6 +229,32 @@ class LanguageModel(Protocol):
     cache: Cache,
   ) -> tuple[Float[Array, "R L D"], Cache]:
     """Final-normed hidden states, ready for the head."""
+
+  def tapped(
+    self,
+    params: Params,
+    tokens: Int[Array, "R L"],
+    positions: Int[Array, "R L"],
+    cache: Cache,
+    *,
+    after: tuple[int, ...],
+  ) -> tuple[Float[Array, "R L D"], tuple[Float[Array, "R L D"], ...]]:
+    """As apply, and the stream after so many blocks, for each of `after`."""
+
+  def normed(
+    self, params: Params, stream: Float[Array, "R L D"]
+  ) -> Float[Array, "R L D"]:
+    """The final norm of a stream: hidden states, ready for the head."""
+
+  def asked(
+    self,
+    params: Params,
+    stream: Float[Array, "R L D"],
+    positions: Int[Array, "R L"],
+    *,
+    block: int,
+  ) -> Asked:
+    """What a block attends with, of the stream before it; from 0."""
 
   def head(self, params: Params) -> Float[Array, "V D"]:
     """The output matrix; the embedding when tied."""

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxrl_llm.models import attention
+from jaxrl_llm.models import api, attention
 from pallas_kernels import flash_attention, prefix_attention
 
 
@@ -72,6 +72,15 @@ class Causal:
   def updated(self, kept):
     """See api.Cache."""
     return self.replace(kept=kept)
+
+  def plain_rows(self) -> api.PlainRows:
+    """They are so already."""
+    return api.PlainRows(
+      lay=lambda x: x,
+      segments=self.mask.astype(jnp.int32),
+      first=0,
+      back=lambda y: y,
+    )
 
 
 @struct.dataclass
@@ -169,6 +178,28 @@ class Grouped:
     """See api.Cache."""
     del kept
     return self
+
+  def plain_rows(self) -> api.PlainRows:
+    """[prompt | completion]; from the prompt's last token on, which predicts.
+
+    All G of a group are the same there: the first one's is taken.
+    """
+    size, count = self.prompt_mask.shape[1], self.group_size
+    rows = self.prompt_mask.shape[0] * count
+
+    def lay(x):
+      prompt = jnp.repeat(x[:, :size], count, axis=0)
+      own = x[:, size:].reshape(rows, self.length, *x.shape[2:])
+      return jnp.concatenate([prompt, own], axis=1)
+
+    def back(y):
+      prompt = jnp.pad(y[::count, :1], ((0, 0), (size - 1, 0)))
+      return jnp.concatenate(
+        [prompt, y[:, 1:].reshape(len(prompt), -1)], axis=1
+      )
+
+    segments = lay(self._mask()).astype(jnp.int32)
+    return api.PlainRows(lay=lay, segments=segments, first=size - 1, back=back)
 
 
 @struct.dataclass

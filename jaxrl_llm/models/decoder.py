@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrl_llm.distributed import sharding
-from jaxrl_llm.models import api, embedding, layers, rope
+from jaxrl_llm.models import api, attention_maps, embedding, layers, rope
 from jaxrl_llm.models import cache as caches
 
 _POLICIES = {
@@ -50,13 +50,53 @@ class Decoder:
 
   def apply(self, params, tokens, positions, cache):
     """See api.LanguageModel; the hidden states have the dtype `dtype`."""
+    x, cache, _ = self._run(params, tokens, positions, cache)
+    return self.normed(params, x), cache
+
+  def tapped(self, params, tokens, positions, cache, *, after):
+    """See api.LanguageModel; the streams are float32."""
+    depth = self.config.depth
+    if not all(0 <= count <= depth for count in after):
+      raise ValueError(f"after must be in 0 to {depth} blocks, got {after}.")
+    inside = tuple(sorted({count for count in after if 0 < count < depth}))
+    x, _, seen = self._run(params, tokens, positions, cache, inside)
+    streams = dict(zip(inside, seen, strict=True)) | {depth: x}
+    if 0 in after:
+      streams[0] = self.embed(params, tokens)
+    return self.normed(params, x), tuple(streams[count] for count in after)
+
+  def normed(self, params, stream):
+    """See api.LanguageModel."""
+    return self.norm(stream, params["final_norm"]).astype(self.dtype)
+
+  def asked(self, params, stream, positions, *, block):
+    """See api.LanguageModel."""
+    weights = jax.tree.map(lambda w: w[block], params["layers"])
+    turns, local = self._turns(positions)
+    windows, window = self._slides(), None
+    if windows is not None:
+      window = api.Window(self.config.window, windows[block])
+      if local is not None and self.config.layer_windows[block]:
+        turns = local
+    listener = attention_maps.Listener()
+    args = stream, turns, window, listener, None
+    return self.block.apply({"params": weights}, *args)[1]
+
+  def _run(self, params, tokens, positions, cache, taps=()):
+    """The last stream, the cache, and the streams before the blocks `taps`."""
     chex.assert_rank([tokens, positions], 2)
     chex.assert_equal_shape([tokens, positions])
     slides = self._slides()
     turns, local = self._turns(positions)
 
-    def run(x, scanned):
-      weights, layer, slides = scanned
+    def run(carry, scanned):
+      x, seen = carry
+      weights, layer, slides, number = scanned
+      # Each tap's buffer is written where its block comes, else passed on.
+      seen = tuple(
+        jnp.where(number == tap, x, old)
+        for tap, old in zip(taps, seen, strict=True)
+      )
       window, mine = None, turns
       if slides is not None:
         window = api.Window(self.config.window, slides)
@@ -66,13 +106,15 @@ class Decoder:
           )
       x, kept = block(weights, x, mine, window, cache, layer)
       # What the backward pass keeps of a block: cut over all devices.
-      return sharding.constrain(x, "rows", "length", None), kept
+      return (sharding.constrain(x, "rows", "length", None), seen), kept
 
     block = self._block()
-    scanned = params["layers"], cache.layers(), slides
-    x, kept = jax.lax.scan(run, self.embed(params, tokens), scanned)
-    x = self.norm(x, params["final_norm"])
-    return x.astype(self.dtype), cache.updated(kept)
+    number = jnp.arange(self.config.depth) if taps else None
+    scanned = params["layers"], cache.layers(), slides, number
+    x = self.embed(params, tokens)
+    seen = tuple(jnp.zeros_like(x) for _ in taps)
+    (x, seen), kept = jax.lax.scan(run, (x, seen), scanned)
+    return x, cache.updated(kept), seen
 
   def head(self, params):
     """The output matrix [V, D]; the embedding when tied."""

@@ -77,6 +77,16 @@ class Packed:
     same = ids == jnp.pad(ids[..., :-1], ((0, 0), (0, 0), (1, 0)))
     return self.replace(segments=jnp.where(same, ids, 0))
 
+  def plain_rows(self) -> api.PlainRows:
+    """The rows in which they attend."""
+    blocks, length = len(self.rows), self.rows.shape[2]
+    return api.PlainRows(
+      lay=lambda x: _laid(x, self.rows),
+      segments=self.segments.reshape(-1, length),
+      first=0,
+      back=lambda y: taken(y.reshape(blocks, -1), self.places),
+    )
+
 
 def taken(x: Array, index: Int[Array, "P m"]) -> Array:
   """[P, n, ...] -> [P, m, ...]: of each block the elements that are named."""

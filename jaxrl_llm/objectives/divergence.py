@@ -6,6 +6,53 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 
+@jax.custom_jvp
+def jensen_shannon_terms(
+  p: Float[Array, "... V"], q: Float[Array, "... V"]
+) -> Float[Array, "... V"]:
+  """Of each outcome its part in the Jensen-Shannon divergence.
+
+    (p log(p / m) + q log(q / m)) / 2,  m = (p + q) / 2
+
+  with 0 log 0 = 0; exactly 0, and without gradient, where p = q. The gradient
+  of p is log(p / m) / 2, taken as 0 at p = 0, where a softmax has none.
+
+  Args:
+    p: probabilities.
+    q: the same.
+  """
+  log_p, log_q = _log_ratios_to_middle(p, q)
+  return 0.5 * (p * log_p + q * log_q)
+
+
+@jensen_shannon_terms.defjvp
+def _jensen_shannon_jvp(primals, tangents):
+  log_p, log_q = _log_ratios_to_middle(*primals)
+  change = 0.5 * (log_p * tangents[0] + log_q * tangents[1])
+  return jensen_shannon_terms(*primals), change
+
+
+def jensen_shannon(
+  p: Float[Array, "... V"], q: Float[Array, "... V"]
+) -> Float[Array, "..."]:
+  """The Jensen-Shannon divergence of distributions along the last axis.
+
+    KL(p || m) / 2 + KL(q || m) / 2,  m = (p + q) / 2
+
+  Args:
+    p: probabilities; outcomes that cannot be have 0 in both.
+    q: the same.
+
+  Returns:
+    Nats in [0, log 2] but for rounding, symmetric, exactly 0 for p = q.
+
+  References:
+    Lin 1991, Divergence measures based on the Shannon entropy.
+  """
+  chex.assert_equal_shape([p, q])
+  return jensen_shannon_terms(p, q).sum(axis=-1)
+
+
 def dppo_surrogate(
   logprobs: Float[Array, "N T"],
   log_ratio: Float[Array, "N T"],
@@ -166,3 +213,14 @@ def check_bounds(
       f"truncation must be 1 or more, got {truncation}: it is the largest"
       " importance weight."
     )
+
+
+def _log_ratios_to_middle(p, q):
+  """log(p / m) and log(q / m), 0 where p or q is."""
+  # The half of a smallest number is 0: those count as 0 themselves.
+  least = 4 * jnp.finfo(jnp.result_type(p, q)).tiny
+  log_m = jnp.log(jnp.where(p + q > least, 0.5 * (p + q), 1.0))
+  return tuple(
+    jnp.where(x > least, jnp.log(jnp.where(x > least, x, 1.0)) - log_m, 0.0)
+    for x in (p, q)
+  )

@@ -145,8 +145,9 @@ def make_scores(
     Log-probs, those of a module that says them a token earlier, entropy,
     log-probs of the prompts, KL to a reference and
     collision of such an entropy, values of a critic that is a little wrong
-    about the mean reward of make_rollout, 1/2, and states of width 4 at the
-    tokens; those of a prompt are the same for its group.
+    about the mean reward of make_rollout, 1/2, divergences of an inner layer,
+    and states of width 4 at the tokens; those of a prompt are the same for its
+    group.
   """
   keys = jax.random.split(jax.random.key(seed), 2)
   noise = scale * jax.random.normal(keys[0], rollout.mask.shape)
@@ -170,6 +171,8 @@ def make_scores(
     vocab_size=vocab_size,
     token_hidden=_states(rollout.mask, jnp.arange(prompts[0])),
     prompt_hidden=_states(rollout.prompt_mask, -1 - first),
+    layer_jsd=jnp.where(rollout.mask, 0.5 * values, 0.0),
+    attention_jsd=jnp.where(rollout.mask, 0.7 - values, 0.0),
   )
 
 

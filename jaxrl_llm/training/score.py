@@ -18,7 +18,7 @@ from jaxrl_llm import types
 from jaxrl_llm.distributed import sharding
 from jaxrl_llm.methods import base
 from jaxrl_llm.models import api, cache, mtp, packed
-from jaxrl_llm.training import vocabulary_kl
+from jaxrl_llm.training import inner_layer, vocabulary_kl
 from pallas_kernels import token_logprob
 
 _TENSOR = sharding.RULES["vocab"]
@@ -49,7 +49,15 @@ def make_score(
     get no gradient, and what a head finds `head_params`. rollout.group_size
     rows share each prompt; the rows of the rollout must be a multiple of it.
     Log-probabilities are float32 and 0 outside the mask.
+
+  Raises:
+    ValueError: for an inner layer that the model does not have.
   """
+  tap = inner_layer.make_tap(model, needs)
+  logits = {
+    "inv_temperature": 1.0 / temperature,
+    "softcap": model.config.final_softcap,
+  }
 
   def prompt_logprobs(params, rollout):
     group = rollout.group_size
@@ -63,8 +71,7 @@ def make_score(
       model.head(params),
       tokens[:, 1:].reshape(-1),
       real,
-      inv_temperature=1.0 / temperature,
-      softcap=model.config.final_softcap,
+      **logits,
       with_entropy=False,
     )
     found = out.logprob.reshape(len(tokens), -1)
@@ -77,14 +84,14 @@ def make_score(
       )
     reference = jax.lax.stop_gradient(reference)
     states, _ = model.apply(reference, fed.tokens, fed.positions, fed.rows)
-    kl, collision = _vocabulary_kl(
+    kl, collision = vocabulary_kl.on_each_device(
+      vocabulary_kl.vocabulary_kl,
       hidden,
       model.head(params),
       fed.before(states),
       model.head(reference),
       fed.real,
-      inv_temperature=1.0 / temperature,
-      softcap=model.config.final_softcap,
+      **logits,
     )
     found = {"reference_kl": kl, "collision": collision}
     return {k: fed.spread(x) for k, x in found.items() if k in needs}
@@ -105,8 +112,7 @@ def make_score(
       matrix,
       fed.chosen,
       fed.real,
-      inv_temperature=1.0 / temperature,
-      softcap=model.config.final_softcap,
+      **logits,
       with_entropy=False,
     )
     return jnp.where(mtp.predicted(rollout), fed.spread(out.logprob), 0.0)
@@ -124,15 +130,17 @@ def make_score(
     else:
       base.check_packed(needs)
       fed = _packed(rollout)
-    states, _ = model.apply(params, fed.tokens, fed.positions, fed.rows)
+    if tap is None:
+      states, _ = model.apply(params, fed.tokens, fed.positions, fed.rows)
+    else:
+      states, streams = tap.apply(params, fed)
     hidden = fed.before(states)
     out = _token_logprob(
       hidden,
       model.head(params),
       fed.chosen,
       fed.real,
-      inv_temperature=1.0 / temperature,
-      softcap=model.config.final_softcap,
+      **logits,
       with_entropy="entropy" in needs,
     )
     asked = "prompt_logprobs" in needs
@@ -141,6 +149,9 @@ def make_score(
       found |= compared(params, reference, fed, hidden)
     if head_params is not None:
       found |= of_head(params, rollout, fed, states, head_params)
+    if tap is not None:
+      apart = tap.divergences(params, fed, hidden, streams, **logits)
+      found |= {name: fed.spread(x) for name, x in apart.items()}
     return types.Scores(
       **found,
       prompt_logprobs=prompt_logprobs(params, rollout) if asked else None,
@@ -312,38 +323,6 @@ def _token_logprob(hidden, head, targets, mask, **options):
     ),
     out_specs=rows,
   )(hidden, head, targets, mask)
-
-
-def _vocabulary_kl(
-  hidden, head, reference_hidden, reference_head, mask, **knobs
-):
-  """The same for the KL over the vocabulary, whose logits are cut likewise."""
-  mesh = sharding.mesh_in_use()
-  inputs = hidden, head, reference_hidden, reference_head, mask
-  if mesh is None:
-    return vocabulary_kl.vocabulary_kl(*inputs, **knobs)
-  rows = sharding.partition(("rows",), mask.shape, mesh)
-  vocab = head.shape[0]
-  pad = ((0, -vocab % mesh.shape[_TENSOR]), (0, 0))
-  hidden_spec = PartitionSpec(*rows, None)
-  head_spec = PartitionSpec(_TENSOR, None)
-
-  def local(*inputs):
-    return vocabulary_kl.vocabulary_kl(
-      *inputs, axis_name=_TENSOR, vocab=vocab, **knobs
-    )
-
-  return jax.shard_map(
-    local,
-    in_specs=(hidden_spec, head_spec, hidden_spec, head_spec, rows),
-    out_specs=rows,
-  )(
-    hidden,
-    jnp.pad(head, pad),
-    reference_hidden,
-    jnp.pad(reference_head, pad),
-    mask,
-  )
 
 
 def completion_hidden(

@@ -108,6 +108,9 @@ VARIANTS = {name: config() for name, config in methods.BY_GRADIENT.items()} | {
   "drpo_sharp": methods.Drpo(
     tau=0.5, kl_type="low_var_kl", max_length=10, threshold=None, report="code"
   ),
+  "oisd_predictions": methods.Oisd(
+    method=methods.Dapo(), lam_attn=0.0, lam_think=0.5, layer=1, flow=True
+  ),
   "hista_all": methods.Hista(
     alpha=0.5,
     debias=False,

@@ -55,6 +55,10 @@ def _score(params, rollout, reference=None):
     hidden=jnp.broadcast_to(params["table"], (*rollout.mask.shape, V)),
     token_hidden=_states(params, rollout.completions, rollout.mask),
     prompt_hidden=_states(params, rollout.prompts, rollout.prompt_mask),
+    layer_jsd=jnp.where(rollout.mask, jax.nn.sigmoid(logits[None, :, 0]), 0.0),
+    attention_jsd=jnp.where(
+      rollout.mask, jax.nn.sigmoid(logits[None, :, 1]), 0.0
+    ),
     vocab_size=V,
     **_compared(logits, reference, rollout.mask),
   )
