@@ -16,7 +16,7 @@ import numpy as np
 from jaxrl_llm import methods
 from jaxrl_llm.rewards import scored
 from jaxrl_llm.rollout import collect, plans
-from jaxrl_llm.training import score
+from jaxrl_llm.training import heads, score
 from jaxrl_llm.training import state as states
 from jaxrl_llm.training import step as stepping
 
@@ -36,12 +36,14 @@ class Trained:
     start: those before training.
     curves: {name: [seeds, steps]} means over each step's samples.
     after: {name: [seeds]} means over fresh samples of the trained policies.
+    metrics: {name: [seeds, steps]} what each train step said.
   """
 
   params: Any
   start: Any
   curves: dict[str, np.ndarray]
   after: dict[str, np.ndarray]
+  metrics: dict[str, np.ndarray]
 
 
 class Runs:
@@ -82,7 +84,7 @@ class Runs:
     method, start = config.build(), self.params if params is None else params
     state, step = self._parts(method, start)
     memory = [method.plan.init() for _ in range(self.setting.seeds)]
-    curves = []
+    curves, logged = [], []
     for number in range(self.setting.steps):
       found = self.sample(state.params, number)
       rollouts = []
@@ -93,13 +95,15 @@ class Runs:
         rollouts.append(_rollout(groups))
       curves.append(_means(found, reward, measure))
       stacked = jax.tree.map(lambda *x: np.stack(x), *rollouts)
-      state, _ = step(state, stacked, start)
-    params = jax.device_get(state.params)
+      state, metrics = step(state, stacked, start)
+      logged.append(metrics)
+    params, logged = jax.device_get((state.params, logged))
     return Trained(
       params=params,
       start=start,
       curves={k: np.stack([c[k] for c in curves], axis=1) for k in curves[0]},
       after=self.evaluate(params, reward, measure),
+      metrics={k: np.stack([m[k] for m in logged], axis=1) for k in logged[0]},
     )
 
   def evaluate(
@@ -127,14 +131,18 @@ class Runs:
   def _parts(self, method, params):
     """State and compiled step of all runs."""
     setting, optimizer = self.setting, self.setting.optimizer()
+    head = heads.of_method(method, self.model, setting.optimizer)
     step = stepping.make_train_step(
-      score.make_score(self.model, needs=method.needs),
+      score.make_score(self.model, needs=method.needs, head=method.head),
       method,
       optimizer,
       mini_batches=setting.mini_batches,
       epochs=setting.epochs,
+      head=head,
     )
-    state = jax.vmap(lambda p: states.init_state(p, method, optimizer))(params)
+    state = jax.vmap(
+      lambda p: states.init_state(p, method, optimizer, head=head)
+    )(params)
     return state, jax.jit(jax.vmap(step), compiler_options=tasks.COMPILER)
 
 
