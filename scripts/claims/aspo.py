@@ -23,9 +23,9 @@ def _calls(samples):
 
 
 def _right(samples):
-  """An answer needs a call, wherever it is, and the target twice."""
+  """An answer needs a call, wherever it is, and the target three times."""
   called = _calls(samples).any(axis=1)
-  return {"right": called & (runs.hits(samples).sum(axis=1) >= 2)}
+  return {"right": called & (runs.hits(samples).sum(axis=1) >= 3)}
 
 
 def _late(samples):
@@ -45,8 +45,9 @@ def _positions(samples):
 
 def check(seeds: int) -> frame.Finding:
   """Trains with and without the bonus; all else is the same."""
-  arena = runs.Runs(seeds, steps=30)
-  params = runs.Runs(seeds, steps=20).train(methods.Dapo(), _late).params
+  start = runs.Runs(2 * seeds, steps=20)
+  params = start.train(methods.Dapo(), _late).params
+  arena = runs.Runs(2 * seeds, steps=30)
   before = arena.evaluate(params, _right, _positions)["first call"]
   trained = {
     name: arena.train(config, _right, _positions, params=params)

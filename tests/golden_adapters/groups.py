@@ -3,6 +3,9 @@
 import jax.numpy as jnp
 import numpy as np
 
+_LOW = "clip_low", "eps_neg", "eps_low", "clip_ratio_low", "cliprange_low"
+_HIGH = "clip_high", "eps_pos", "eps_high", "clip_ratio_high", "cliprange_high"
+
 
 def group_size(case) -> int:
   """G: as the case says it, or from the ids of groups side by side."""
@@ -41,10 +44,11 @@ def logprobs(case, dtype) -> tuple:
 
 def clips(case, low: float, high: float) -> tuple[float, float]:
   """How far the ratio may fall and rise: as the case says, else as given."""
-  said = case.params
-  low = said.get("clip_low", said.get("eps_neg", said.get("eps_low", low)))
-  high = said.get("clip_high", said.get("eps_pos", said.get("eps_high", high)))
-  return low, high
+  return _said(case, low, *_LOW), _said(case, high, *_HIGH)
+
+
+def _said(case, default, *names):
+  return next((case.params[n] for n in names if n in case.params), default)
 
 
 def _named(case, dtype, *names):

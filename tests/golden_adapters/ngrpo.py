@@ -44,4 +44,5 @@ def _loss(case, dtype, advantages) -> dict:
   share = sum((weights * x).sum() for x in clipped.values())
   names = "loss", "pg_loss", "policy_loss"
   shares = "clip_fraction", "clipfrac", "pg_clipfrac"
-  return dict.fromkeys(names, loss) | dict.fromkeys(shares, share)
+  found = dict.fromkeys(names, loss) | dict.fromkeys(shares, share)
+  return found | {"ppo_kl": (weights * (old - logprobs)).sum()}

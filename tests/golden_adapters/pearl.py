@@ -22,7 +22,9 @@ def adapt(case, dtype) -> dict:
   }
   snapped = components.discretized(parts, edges, levels)
   each = jax.vmap(
-    lambda x: group.group_normalized(x, **knobs), in_axes=1, out_axes=1
+    lambda x: group.group_normalized(x, ~jnp.isnan(x), **knobs),
+    in_axes=1,
+    out_axes=1,
   )
   total = components.normalized_sum(snapped, factors, **knobs)
   return groups.asked(
