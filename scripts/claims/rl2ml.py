@@ -15,8 +15,8 @@ from jaxrl_llm.testing import contract, rollouts
 
 CLAIM = (
   "Weights of success counts are unbiased for an objective between expected"
-  " reward (q = 0) and likelihood (q = 1) or beyond; larger q learns faster"
-  " where success is rare."
+  " reward (q = 0) and likelihood (q = 1) or beyond; a larger q moves easy"
+  " prompts less and those of rare success more."
 )
 SECONDS = 90
 ORDERS = (0.0, 1.0, 2.0)
@@ -31,7 +31,7 @@ def check(seeds: int) -> frame.Finding:
   error = max(
     _bias(q, baseline) for q in ORDERS for baseline in ("loo", "score", "none")
   )
-  runs = claims_runs.Runs(2 * seeds, steps=35, epochs=1, evaluations=1)
+  runs = claims_runs.Runs(4 * seeds, steps=30, epochs=1, evaluations=1)
   found = {
     f"q = {q:g}": runs.train(methods.Rl2ml(q=q), _reward, _hard).curves
     for q in ORDERS
@@ -47,17 +47,19 @@ def check(seeds: int) -> frame.Finding:
     * success_counts.success_weight(counts, jnp.full(8, 8), group_size=8, q=q)
     for q in ORDERS
   ]
-  faster = frame.differs(speed["q = 2"], speed["q = 0"])
+  shifted = {label: speed[label] - easy[label] for label in found}
   text = (
     f"Over all {TOKENS**G} groups of a policy, the mean gradient differs from"
     f" slope(p) grad p by at most {error:.1e} of it. Mean reward over"
-    f" {runs.setting.steps} steps on prompts of first success 0.01, {2 * seeds}"
+    f" {runs.setting.steps} steps on prompts of first success 0.01, {4 * seeds}"
     " runs: "
     + ", ".join(f"{label} {frame.band(x)}" for label, x in speed.items())
+    + "; less that on easy prompts, q = 2 beyond q = 0: "
+    + frame.band(shifted["q = 2"] - shifted["q = 0"])
     + "."
   )
   return frame.Finding(
-    shows=False if error > 1e-4 else faster,
+    shows=error < 1e-4 and frame.differs(shifted["q = 2"], shifted["q = 0"]),
     text=text,
     rows=[
       {
