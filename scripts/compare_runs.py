@@ -7,7 +7,6 @@ leave 1; the sampler's weights are rounded, as an inference server's are, so its
 log-probabilities are a little off the trainer's.
 """
 
-from collections.abc import Callable
 import dataclasses
 import functools
 import time
@@ -23,8 +22,6 @@ import optax
 from jaxrl_llm import methods, types
 from jaxrl_llm.methods import base
 from jaxrl_llm.models import families
-from jaxrl_llm.rewards import scored
-from jaxrl_llm.rollout import collect
 from jaxrl_llm.training import ahead, heads, score
 from jaxrl_llm.training import state as states
 from jaxrl_llm.training import step as stepping
@@ -48,7 +45,6 @@ class Setting:
     learning_rate: of Adam.
     width: D of the two-layer model.
     evaluations: batches of an evaluation.
-    score: (task, samples) -> rewards, of both tasks.
   """
 
   seeds: int = 3
@@ -60,7 +56,6 @@ class Setting:
   learning_rate: float = 5e-3
   width: int = 32
   evaluations: int = 8
-  score: Callable[[str, collect.Samples], scored.Scored] = tasks.score
 
   @property
   def runs(self) -> int:
@@ -90,20 +85,14 @@ class Setting:
 class Prepared:
   """A method whose train step is compiled in another thread, at once."""
 
-  def __init__(self, arena: "Arena", name: str, **options):
+  def __init__(self, arena: "Arena", name: str):
     """Builds the method and starts compiling.
-
-    Args:
-      arena: that it is to be trained in.
-      name: of the method.
-      **options: hyper-parameters in the place of its defaults.
 
     Raises:
       ValueError: its defaults do not fit, or there is no such method.
     """
     self.name = name
-    options = tasks.OPTIONS.get(name, {}) | options
-    self.method = methods.get(name)(**options).build()
+    self.method = methods.get(name)(**tasks.OPTIONS.get(name, {})).build()
     self.seconds = 0.0
     self.state, step = arena.parts(self.method)
     start = time.perf_counter()
@@ -240,7 +229,6 @@ class Arena:
       step,
       seeds=self.setting.seeds,
       prompts=self.setting.prompts,
-      score=self.setting.score,
     )
 
   def _gather(self, plan, memory, params, step):
@@ -270,7 +258,7 @@ class Arena:
     for batch in range(setting.evaluations):
       found = self._sample(params, kinds, _EVALUATION + batch)
       rewards = [
-        setting.score(tasks.TASKS[run // setting.seeds], samples).rewards
+        tasks.score(tasks.TASKS[run // setting.seeds], samples).rewards
         for run, samples in enumerate(found)
       ]
       groups = np.reshape(rewards, (setting.runs, -1, setting.group_size))

@@ -13,7 +13,7 @@ Each token is a word or a number, so that a completion is a text that a plan can
 read: the last ids are the numbers that the answers name. No reward reads it.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 import dataclasses
 import re
 
@@ -250,7 +250,6 @@ class Rounds:
     *,
     seeds: int,
     prompts: int,
-    score: Callable[[str, collect.Samples], scored.Scored] = score,
   ):
     """Nothing is sampled yet.
 
@@ -261,10 +260,8 @@ class Rounds:
       step: number of the step.
       seeds: runs of a task.
       prompts: B.
-      score: (task, samples) -> rewards.
     """
     self._sample, self._greedy = sample, greedy
-    self._score = score
     self._params, self._step = params, step
     self._seeds, self._prompts = seeds, prompts
     self._rounds: list[Sequence[collect.Samples]] = []
@@ -280,7 +277,7 @@ class Rounds:
       problems=lambda: self._round(next(numbers))[run].problems,
       collect=lambda problems, first: self._round(first // rows)[run],
       greedy=lambda problems: self._best(run, problems),
-      score=lambda samples: self._score(TASKS[run // self._seeds], samples),
+      score=lambda samples: score(TASKS[run // self._seeds], samples),
       tokenizer=TOKENIZER,
     )
     self._samplers.append(sampler)

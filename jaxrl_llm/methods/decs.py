@@ -67,6 +67,9 @@ class Decs(base.MethodConfig):
   judge: str = "answer"
   """whether a chunk has the answer: "answer", by its text; "reward", by the
   run's reward of it; "file.py:function" (prompts, segments, answers)"""
+  curriculum: bool = True
+  """fills the batch by kappa; False: the prompts of one round, whatever they
+  are"""
   kappa_lr: float = 0.2
   """how fast kappa moves; 0: no easy prompts"""
   kappa_min: float = 0.0
@@ -112,7 +115,7 @@ class Decs(base.MethodConfig):
     )
 
   def _plan(self):
-    words = [word.strip() for word in self.words.split(",") if word.strip()]
+    words = [w.strip(" ") for w in self.words.split(",") if w.strip(" ")]
     if not words:
       raise ValueError(f"words must name at least one, got {self.words!r}.")
 
@@ -125,6 +128,12 @@ class Decs(base.MethodConfig):
       arrays = reasoning_chunks.as_extras(labels)
       return arrays, labels.ratios, {"plan/redundant": share}
 
+    if not self.curriculum:
+      return curriculum.without(
+        label,
+        reasoning_chunks.EXTRAS,
+        check=lambda: reasoning_chunks.look_for(self.judge),
+      )
     return curriculum.plan(
       label,
       reasoning_chunks.EXTRAS,

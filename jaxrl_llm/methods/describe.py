@@ -243,9 +243,9 @@ def _needs(method: base.Method | base.Evolution) -> Iterator[str]:
     yield "shadow"
   yield from (name for name in method.plan.extras if name in _NEEDS)
   memory = method.plan.init()
-  if "annotated" in memory:
+  if memory.keys() & {"annotated", "kappa"}:
     yield "annotated"
-  if "surplus" in memory:
+  if memory.keys() & {"surplus", "kappa"}:
     yield "rounds"
 
 

@@ -134,6 +134,32 @@ def plan(
   )
 
 
+def without(
+  label: Callable[
+    [Any, Any], tuple[dict[str, np.ndarray], list[float], dict[str, float]]
+  ],
+  extras: dict[str, types.Extra],
+  *,
+  check: Callable[[], Any] = lambda: None,
+) -> types.Plan:
+  """The labels alone: one round, every prompt of it kept.
+
+  Args:
+    label: (groups, sampler) -> (extras of the batch, its ratios, metrics).
+    extras: of the label.
+    check: see types.Plan.
+  """
+
+  def gather(sampler, state):
+    found = sampler.sample()
+    arrays, ratios, metrics = label(found, sampler)
+    if ratios:
+      metrics |= {"plan/needed": float(np.mean(ratios))}
+    return found.replace(extras=found.extras | arrays), state, metrics
+
+  return types.Plan(init=dict, gather=gather, extras=extras, check=check)
+
+
 def check(rate: float, low: float, high: float) -> None:
   """Raises ValueError for what next_kappa cannot take."""
   if not 0 <= rate < float("inf"):

@@ -49,18 +49,19 @@ def query(found: Iterable[Fact]) -> Query | None:
 
   Args:
     found: facts of a sentence; what is no triple of texts is passed over.
-
-  Returns:
-    Different words of head and tail, or None if there are fewer than two.
   """
   for fact in found:
-    if not _is_fact(fact):
-      continue
-    words = {}
-    for word in (*content_words(fact[0]), *content_words(fact[2])):
-      words.setdefault(word.lower(), word)
-    return tuple(words.values()) if len(words) > 1 else None
+    if _is_fact(fact):
+      return words_of(fact[0], fact[2])
   return None
+
+
+def words_of(head: str, tail: str) -> Query | None:
+  """Different words of head and tail, or None if there are fewer than two."""
+  words = {}
+  for word in (*content_words(head), *content_words(tail)):
+    words.setdefault(word.lower(), word)
+  return tuple(words.values()) if len(words) > 1 else None
 
 
 def content_words(entity: str) -> list[str]:

@@ -21,6 +21,8 @@ def adapt(case, dtype):
     ]
     return {"penalty": fact_rewards.Tiers()(counts)}
   (name,) = case.outputs
+  if isinstance(case.inputs.get("head"), str):
+    return {name: _query(case.inputs["head"], case.inputs["tail"])}
   return {name: [_query(*pair) for pair in _pairs(case.inputs)]}
 
 
@@ -41,7 +43,7 @@ def _ends(pair):
 
 
 def _query(head, tail):
-  words = fact_counts.query([(head, "", tail)])
+  words = fact_counts.words_of(head, tail)
   return " AND ".join(words) if words else None
 
 

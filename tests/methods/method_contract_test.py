@@ -140,7 +140,7 @@ VARIANTS = {name: config() for name, config in methods.BY_GRADIENT.items()} | {
   ),
   "numca_unscaled": methods.Numca(lam=0.5, scale="none"),
   "decs_paper": methods.Decs(
-    redundant_base="paper", beta_len=0.3, max_length=10
+    redundant_base="paper", beta_len=0.3, max_length=10, curriculum=False
   ),
   "corver_unscaled": methods.Corver(scale="none", beta=0.0),
   "corver_official": methods.Corver(min_std=0.0, kl="k3"),

@@ -84,6 +84,14 @@ def test_mixed_prompts_add_up_until_an_easy_one_may_join():
   assert sorted(problem_ids(found)) == [0, 4, 5, 8]
 
 
+def test_a_round_that_could_let_one_in_uses_up_its_mixed_prompts():
+  """The code counts anew there, whether or not there was an easy one."""
+  script = [HARD, HARD, NEVER, NEVER, HARD, EASY, NEVER, NEVER, HARD]
+  data = Data(script + [NEVER] * 3, batch_size=4)
+  _, _, metrics = _plan().gather(data.sampler(0), _state(0.4))
+  assert metrics["plan/rounds"] == 3 and metrics["plan/easy"] == 0
+
+
 def test_what_is_not_found_has_weight_0():
   data = Data([NEVER, NEVER, HARD, NEVER], batch_size=2)
   found, _, metrics = _plan(max_rounds=2).gather(data.sampler(0), _state(0.5))
@@ -115,3 +123,16 @@ def test_the_same_step_lets_in_the_same():
     for data, step in ((Data(script, batch_size=8), s) for s in (3, 3, 4, 5))
   ]
   assert ids[0] == ids[1] and (ids[0] != ids[2] or ids[0] != ids[3])
+
+
+def test_without_a_curriculum_every_prompt_of_one_round_is_kept():
+  def label(found, sampler):
+    del sampler
+    return {"row": np.arange(len(found.rewards))}, [0.5, 1.0], {}
+
+  plan = curriculum.without(label, {"row": types.Extra()})
+  data = Data([EASY, HARD, NEVER], batch_size=3)
+  found, state, metrics = plan.gather(data.sampler(0), plan.init())
+  assert problem_ids(found) == [0, 1, 2] and state == {}
+  assert metrics == {"plan/needed": 0.75}
+  np.testing.assert_array_equal(found.extras["row"], np.arange(6))

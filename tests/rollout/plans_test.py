@@ -1,10 +1,11 @@
 """The sampler of a step, one round, the greedy baseline."""
 
 import numpy as np
+import pytest
 from scripted_sampler import Data, problem_ids
 
 from jaxrl_llm import types
-from jaxrl_llm.rollout import plans
+from jaxrl_llm.rollout import dynamic_sampling, plans
 
 
 def test_rows_are_numbered_on_from_round_to_round():
@@ -92,3 +93,32 @@ def test_what_is_read_from_texts_stands_in_extras_and_is_remembered():
   assert state == {"annotated": {"0": 2, "1": 2}, "inner": {}}
   assert metrics["plan/known"] == 2.0 and "plan/greedy_reward" in metrics
   assert types.Extra(("N", "T", 3), np.int32).zeros(N=4, T=2).shape == (4, 2, 3)
+
+
+def test_other_texts_are_scored_with_the_prompts_of_their_rows():
+  sampler = Data([[1, 0], [0.5, 1]], greedy=[0.25, 0.75]).sampler(0)
+  samples = sampler.sample().samples
+  asked, score = [], sampler._score
+  sampler._score = lambda each: (asked.append(each), score(each))[1]
+  rewards = sampler.rewards_of(samples, [0, 3, 2], ["a", "b", "c"])
+  np.testing.assert_array_equal(rewards, [0.25, 0.75, 0.75])
+  (seen,) = asked
+  assert seen.texts == ["a", "b", "c"] and seen.group_size == 1
+  assert [problem.id for problem in seen.problems] == [0, 1, 1]
+  np.testing.assert_array_equal(seen.generation.completions[:, 1], [0, 3, 2])
+  assert len(sampler.seen()[0].texts) == 4
+
+
+def test_what_a_plan_lacks_is_asked_of_all_that_it_is_made_of():
+  def fail():
+    raise ValueError("a corpus is missing")
+
+  inner = plans.annotated(_counting, {}, check=fail)
+  for plan in (
+    plans.greedy_baseline(inner),
+    plans.annotated(_counting, {}, inner=inner),
+    dynamic_sampling.dynamic_sampling(inner),
+  ):
+    with pytest.raises(ValueError, match="a corpus is missing"):
+      plan.check()
+  plans.one_round().check()
