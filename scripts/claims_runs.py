@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrl_llm import methods
+from jaxrl_llm import methods, types
 from jaxrl_llm.rewards import scored
 from jaxrl_llm.rollout import collect, plans
 from jaxrl_llm.training import heads, score
@@ -144,6 +144,14 @@ class Runs:
       lambda p: states.init_state(p, method, optimizer, head=head)
     )(params)
     return state, jax.jit(jax.vmap(step), compiler_options=tasks.COMPILER)
+
+
+def gathered(
+  plan: types.Plan, samples: collect.Samples, reward: Judge
+) -> types.Rollout:
+  """The rollout that a plan makes of given samples in a first step."""
+  groups, _, _ = plan.gather(_sampler(samples, 0, reward), plan.init())
+  return _rollout(groups)
 
 
 def hits(samples: collect.Samples) -> np.ndarray:
