@@ -52,7 +52,7 @@ def check(seeds: int) -> frame.Finding:
       f" {frame.band(depends)}, one that is the same for every prompt"
       f" {frame.band(fixed)}, where GRPO gives both 1; in proportion to the"
       f" divergence {frame.band(steeper)} and {frame.band(flatter)}. The"
-      " negative prompt was empty; the policy was right at a share of"
+      " negative prompt was empty; the policy had a share of"
       f" {frame.band(trained.after['reward'])} of its reward."
     ),
     rows=[
