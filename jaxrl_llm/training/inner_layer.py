@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from jaxrl_llm import types
 from jaxrl_llm.models import api, attention_maps
-from jaxrl_llm.training import vocabulary_kl
+from jaxrl_llm.training import feeding, vocabulary_kl
 
 PREDICTIONS, ATTENTION = "layer_jsd", "attention_jsd"
 
@@ -36,7 +36,7 @@ class Tap:
   wanted: frozenset[str]
 
   def apply(
-    self, params: api.Params, fed: Any
+    self, params: api.Params, fed: feeding.Fed
   ) -> tuple[Float[Array, "R L D"], tuple[Float[Array, "R L D"], ...]]:
     """Final hidden states, and the streams that `divergences` takes."""
     after = [self.blocks]
@@ -48,7 +48,7 @@ class Tap:
   def divergences(
     self,
     params: api.Params,
-    fed: Any,
+    fed: feeding.Fed,
     hidden: Float[Array, "M D"],
     streams: tuple[Float[Array, "R L D"], ...],
     **knobs: Any,
@@ -57,7 +57,7 @@ class Tap:
 
     Args:
       params: of the policy.
-      fed: what it was fed, see score.
+      fed: what it was fed.
       hidden: the final states before those tokens.
       streams: from `apply`.
       **knobs: of vocabulary_kl.

@@ -8,7 +8,6 @@ from one pass of pallas_kernels' token_logprob: logits [N, T, V] never exist
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +16,8 @@ from jax.sharding import PartitionSpec
 from jaxrl_llm import types
 from jaxrl_llm.distributed import sharding
 from jaxrl_llm.methods import base
-from jaxrl_llm.models import api, cache, mtp, packed
-from jaxrl_llm.training import inner_layer, vocabulary_kl
+from jaxrl_llm.models import api, cache, mtp
+from jaxrl_llm.training import feeding, inner_layer, vocabulary_kl
 from pallas_kernels import token_logprob
 
 _TENSOR = sharding.RULES["vocab"]
@@ -126,10 +125,10 @@ def make_score(
 
   def score(params, rollout, reference=None, head_params=None):
     if rollout.packing is None:
-      fed = _padded(rollout, last="token_hidden" in needs)
+      fed = feeding.padded(rollout, last="token_hidden" in needs)
     else:
       base.check_packed(needs)
-      fed = _packed(rollout)
+      fed = feeding.packed(rollout)
     if tap is None:
       states, _ = model.apply(params, fed.tokens, fed.positions, fed.rows)
     else:
@@ -164,127 +163,6 @@ def make_score(
     )
 
   return score
-
-
-class _Fed(NamedTuple):
-  """What a model is fed of a rollout, and where in its answer is what.
-
-  M = N T, or less where padding is left out.
-
-  Attributes:
-    tokens: [R, L] ids.
-    positions: [R, L] rotary positions.
-    rows: who attends to whom.
-    chosen: [M] tokens that are scored.
-    real: [M] which of them are no padding.
-    before: [R, L, ...] -> [M, ...], at the token before each of them.
-    previous: [R, L, D] -> [R, L, D], at the token before each that is fed;
-      anything for a first one.
-    later: () -> rows without the first token of each sequence.
-    spread: [M, ...] -> [N, T, ...].
-    own: [R, L, ...] -> [N, T, ...], at the completion's own tokens.
-    prompt: [R, L, ...] -> [N, S, ...].
-  """
-
-  tokens: jax.Array
-  positions: jax.Array
-  rows: api.Cache
-  chosen: jax.Array
-  real: jax.Array
-  before: Callable[[jax.Array], jax.Array]
-  previous: Callable[[jax.Array], jax.Array]
-  later: Callable[[], api.Cache]
-  spread: Callable[[jax.Array], jax.Array]
-  own: Callable[[jax.Array], jax.Array] | None = None
-  prompt: Callable[[jax.Array], jax.Array] | None = None
-
-
-def _padded(rollout, *, last=False):
-  """Prompts once a group, completions as long as can be.
-
-  Position 0 is predicted by the prompt's last token, position t by completion
-  token t - 1, so that a completion's last token is fed only if `last`.
-  """
-  group = rollout.group_size
-  prompts, prompt_mask = rollout.prompts[::group], rollout.prompt_mask[::group]
-  (count, size), (n, length) = prompts.shape, rollout.mask.shape
-  fed = length if last else length - 1
-  own = jnp.where(rollout.mask[:, :fed], rollout.completions[:, :fed], 0)
-  tokens = jnp.concatenate([prompts, own.reshape(count, group * fed)], axis=1)
-
-  def seen(mask):
-    if fed == 0:
-      return cache.Causal(mask)
-    return cache.Grouped(mask, group_size=group, length=fed)
-
-  def later():
-    return seen(prompt_mask & jnp.pad(prompt_mask[:, :-1], ((0, 0), (1, 0))))
-
-  def own_states(x):
-    return x[:, size:].reshape(n, fed, *x.shape[2:])
-
-  def before(x):
-    first = jnp.repeat(x[:, size - 1], group, axis=0)[:, None]
-    if length == 1:
-      return first[:, 0]
-    x = jnp.concatenate([first, own_states(x)[:, : length - 1]], axis=1)
-    return x.reshape(-1, *x.shape[2:])
-
-  def previous(x):
-    prompt = jnp.pad(x[:, : size - 1], ((0, 0), (1, 0), (0, 0)))
-    own = before(x).reshape(n, length, -1)[:, :fed]
-    own = own.reshape(count, group * fed, x.shape[2])
-    return jnp.concatenate([prompt, own], axis=1)
-
-  rows = seen(prompt_mask)
-  return _Fed(
-    tokens=tokens,
-    positions=rows.positions(),
-    rows=rows,
-    chosen=rollout.completions.reshape(-1),
-    real=rollout.mask.reshape(-1),
-    before=before,
-    previous=previous,
-    later=later,
-    spread=lambda x: x.reshape(n, length, *x.shape[1:]),
-    own=lambda x: _masked(own_states(x), rollout.mask),
-    prompt=lambda x: _masked(
-      jnp.repeat(x[:, :size], group, axis=0), rollout.prompt_mask
-    ),
-  )
-
-
-def _packed(rollout):
-  """Real tokens side by side; chosen tokens, and few others, are scored."""
-  packing = rollout.packing
-  blocks, count = packing.chosen.shape
-  index = packing.index.reshape(blocks, -1)
-
-  def before(x):
-    x = packed.taken(x, packing.before)
-    return x.reshape(blocks * count, *x.shape[2:])
-
-  def spread(x):
-    x = packed.taken(x.reshape(blocks, count, *x.shape[1:]), index)
-    return _masked(x.reshape(*rollout.mask.shape, *x.shape[2:]), rollout.mask)
-
-  rows = packed.Packed(packing.rows, packing.segments, packing.places)
-  return _Fed(
-    tokens=packing.tokens,
-    positions=packing.positions,
-    rows=rows,
-    chosen=packing.chosen.reshape(-1),
-    real=packing.real.reshape(-1),
-    before=before,
-    previous=rows.before,
-    later=rows.later,
-    spread=spread,
-  )
-
-
-def _masked(x, mask):
-  """x [N, L, ...], 0 outside the mask."""
-  return jnp.where(mask.reshape(mask.shape + (1,) * (x.ndim - 2)), x, 0)
 
 
 def _token_logprob(hidden, head, targets, mask, **options):
@@ -333,6 +211,6 @@ def completion_hidden(
   Position 0 is predicted by the prompt's last token, position t by completion
   token t - 1, so the last completion token is never fed.
   """
-  fed = _padded(rollout)
+  fed = feeding.padded(rollout)
   states, _ = model.apply(params, fed.tokens, fed.positions, fed.rows)
   return fed.spread(fed.before(states))
