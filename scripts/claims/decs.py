@@ -29,9 +29,7 @@ def check(seeds: int) -> frame.Finding:
     "GRPO, length penalty": methods.SoftOverlong(
       method=plain, buffer=tasks.T - 1, factor=0.5
     ),
-    "DECS": methods.Decs(
-      words=WORDS, merge=False, beta_len=0.5, curriculum=False
-    ),
+    "DECS": methods.Decs(words=WORDS, merge=False, curriculum=False),
   }
   found = {"untrained": arena.evaluate(arena.params, _right, _tokens)}
   curves = {}
