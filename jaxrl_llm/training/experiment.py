@@ -14,6 +14,7 @@ from jaxrl_llm import methods
 from jaxrl_llm.methods import base
 from jaxrl_llm.models import lora as low_rank
 from jaxrl_llm.optimizers import anchored
+from jaxrl_llm.training import checks
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -273,7 +274,7 @@ def validate(config: Experiment) -> None:
   if config.pack:
     base.check_packed(method.needs)
   if isinstance(method, base.Evolution):
-    _validate_evolution(config)
+    checks.evolution(config)
   if config.data.epochs and not method.supervised:
     raise ValueError(
       "data.epochs must be 0 where samples are learnt from, got"
@@ -293,16 +294,16 @@ def validate(config: Experiment) -> None:
       f"mini_batches * micro_batches = {pieces} must divide prompts_per_step"
       f" * group_size = {rows}; try {math.gcd(rows, pieces)}."
     )
-  _validate_sampling("sampling", config.sampling)
-  _validate_sampling("evaluation.sampling", config.evaluation.sampling)
+  checks.sampling("sampling", config.sampling)
+  checks.sampling("evaluation.sampling", config.evaluation.sampling)
   if config.sampling.greedy:
     raise ValueError(
       "sampling.greedy must be False for training: equal completions give"
       " no signal; use evaluation.sampling.greedy."
     )
-  _validate_optimizer(config.optimizer)
-  _validate_checkpoint(config.checkpoint)
-  _validate_lora(config.lora)
+  checks.optimizer(config.optimizer)
+  checks.checkpoint(config.checkpoint)
+  checks.lora(config.lora)
   if not config.reward:
     raise ValueError(
       "reward must name at least one verifier or file.py:function, got"
@@ -317,100 +318,4 @@ def validate(config: Experiment) -> None:
     raise ValueError(
       "evaluation.samples must be 1 when evaluation.sampling.greedy is True,"
       f" got {config.evaluation.samples}: greedy samples are all equal."
-    )
-
-
-def _validate_evolution(config: Experiment) -> None:
-  """Refuses what has no meaning without gradients, and would be missed."""
-  name = type(config.method).__name__
-  for field, least in (
-    ("mini_batches", 1),
-    ("epochs", 1),
-    ("rollout_ahead", 0),
-    ("mesh.rollout", 0),
-  ):
-    value = operator.attrgetter(field)(config)
-    if value != least:
-      raise ValueError(
-        f"{field} must be {least} with {name}, got {value}: its members answer"
-        " and the weights move once, in turn."
-      )
-  if config.optimizer.anchor:
-    raise ValueError(
-      f"optimizer.anchor must be 0 with {name}, got"
-      f" {config.optimizer.anchor}: its own decay is method.lam."
-    )
-
-
-def _validate_lora(config: Lora) -> None:
-  if config.rank < 0:
-    raise ValueError(f"lora.rank must be 0 (off) or more, got {config.rank}.")
-  if not 0 < config.alpha < math.inf:
-    raise ValueError(
-      f"lora.alpha must be positive and finite, got {config.alpha}."
-    )
-  if config.rank:
-    try:
-      low_rank.check(rank=config.rank, targets=config.targets)
-    except ValueError as error:
-      raise ValueError(f"lora.{error}") from error
-
-
-def _validate_optimizer(config: Optimizer) -> None:
-  if not 0 < config.learning_rate < math.inf:
-    raise ValueError(
-      "optimizer.learning_rate must be positive and finite, got"
-      f" {config.learning_rate}."
-    )
-  for name in ("b1", "b2"):
-    if not 0 <= getattr(config, name) < 1:
-      raise ValueError(
-        f"optimizer.{name} must be in [0, 1), got {getattr(config, name)}."
-      )
-  for name in ("eps", "weight_decay", "max_grad_norm"):
-    if not 0 <= getattr(config, name) < math.inf:
-      raise ValueError(
-        f"optimizer.{name} must be 0 or more and finite, got"
-        f" {getattr(config, name)}."
-      )
-  try:
-    anchored.check_anchor(
-      config.anchor,
-      norm=config.anchor_norm,
-      learning_rate=config.learning_rate,
-    )
-  except ValueError as error:
-    raise ValueError(f"optimizer.anchor: {error}") from error
-
-
-def _validate_checkpoint(config: Checkpoint) -> None:
-  if config.keep_period and not config.every:
-    raise ValueError(
-      "checkpoint.keep_period must be 0 where checkpoint.every is 0, got"
-      f" {config.keep_period}: no step is saved on its way."
-    )
-  if config.keep_period and config.keep_period % config.every:
-    raise ValueError(
-      "checkpoint.keep_period must be a multiple of checkpoint.every ="
-      f" {config.every}, got {config.keep_period}: no other steps are saved."
-    )
-
-
-def _validate_sampling(name: str, rule: Sampling) -> None:
-  if not rule.temperature > 0:
-    raise ValueError(
-      f"{name}.temperature must be positive, got {rule.temperature}; for"
-      f" the likeliest token use {name}.greedy."
-    )
-  if rule.top_k < 0:
-    raise ValueError(f"{name}.top_k must be 0 (all) or more, got {rule.top_k}.")
-  if not 0 < rule.top_p <= 1:
-    raise ValueError(f"{name}.top_p must be in (0, 1], got {rule.top_p}.")
-  if not 0 <= rule.min_p < 1:
-    raise ValueError(f"{name}.min_p must be in [0, 1), got {rule.min_p}.")
-  truncated = (rule.temperature, rule.top_k, rule.top_p, rule.min_p)
-  if rule.greedy and truncated != (1.0, 0, 1.0, 0.0):
-    raise ValueError(
-      f"{name}.greedy takes the likeliest token, so temperature, top_k, top_p"
-      " and min_p must be left at 1, 0, 1 and 0."
     )
