@@ -14,12 +14,12 @@ CLAIM = (
   " would have brought."
 )
 SECONDS = 45
-_FIXED = 7  # at odd places, whatever the prompt
+_FIXED = 7  # rewarded whatever the prompt
 
 
 def check(seeds: int) -> frame.Finding:
   """A policy is taught both kinds of tokens; then its weights are looked at."""
-  runs = claims_runs.Runs(seeds, steps=60)
+  runs = claims_runs.Runs(seeds, steps=40)
   trained = runs.train(
     methods.Grpo(beta=0.0), lambda samples: {"reward": _learnt(samples)}
   )
@@ -69,15 +69,14 @@ def check(seeds: int) -> frame.Finding:
 def _kinds(samples) -> tuple[np.ndarray, np.ndarray]:
   """[N, T]: right tokens that depend on the prompt, and that do not."""
   out = samples.generation
-  even = np.arange(out.mask.shape[1]) % 2 == 0
-  fixed = (out.completions == _FIXED) & out.mask
-  return claims_runs.hits(samples) & even, fixed & ~even
+  return claims_runs.hits(samples), (out.completions == _FIXED) & out.mask
 
 
 def _learnt(samples) -> np.ndarray:
-  """The places that depend on the prompt count twice: else they are not."""
-  depends, fixed = _kinds(samples)
-  return (2 * depends + fixed).mean(axis=1) / 1.5
+  """Up to half of the places for each kind, in any order."""
+  half = samples.generation.mask.shape[1] // 2
+  counts = [np.minimum(kind.sum(axis=1), half) for kind in _kinds(samples)]
+  return sum(counts) / (2 * half)
 
 
 def _reward(samples):
