@@ -5,6 +5,7 @@ Estimators of the KL are in `kl`: kl.k1, kl.k3, kl.exact and others.
 """
 
 from jaxrl_llm.objectives import kl
+from jaxrl_llm.objectives.alignment import signed_divergence
 from jaxrl_llm.objectives.calibration import (
   elementwise_coefficient,
   inner_coefficient,
@@ -20,6 +21,7 @@ from jaxrl_llm.objectives.divergence import (
   binary_tv_keep,
   dppo_surrogate,
   dro_surrogate,
+  jensen_shannon,
 )
 from jaxrl_llm.objectives.geometric import geometric_mean_surrogate
 from jaxrl_llm.objectives.ratios import (
@@ -51,6 +53,8 @@ from jaxrl_llm.objectives.weighting import (
 )
 
 __all__ = [
+  "jensen_shannon",
+  "signed_divergence",
   "binary_kl_keep",
   "binary_tv_keep",
   "cispo_surrogate",

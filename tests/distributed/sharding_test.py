@@ -8,12 +8,18 @@ import numpy as np
 import optax
 import pytest
 
+from jaxrl_llm import methods
 from jaxrl_llm.distributed import mesh as meshes
 from jaxrl_llm.distributed import sharding
 from jaxrl_llm.models import families, shapes
 from jaxrl_llm.models.weights import assemble
+from jaxrl_llm.testing import rollouts
 
 TINY = families.TINY
+_SMALL = {
+  "hista": {"min_interval": 2, "mean_window": 1, "min_d": 0.1},
+  "verl_rank": {"stride": 1},
+}
 
 
 def mesh_of(fsdp=2, tensor=2):
@@ -94,3 +100,23 @@ def test_constraints_cut_activations_of_a_mesh():
     meshes.replicate(np.zeros((4, 3, 2)), mesh)
   )
   assert out.addressable_shards[0].data.shape == (2, 3, 1)
+
+
+@pytest.mark.parametrize("name", ("hista", "verl_rank"))
+def test_rows_are_gone_through_where_they_lie(name):
+  method = methods.get(name)(**_SMALL[name]).build()
+  rollout = rollouts.make_rollout(groups=4, group_size=4)
+  scores = rollouts.make_scores(rollout)
+
+  def measured(scores, rollout):
+    found = method.measure(scores, rollout)
+    if name == "verl_rank":
+      return found["rank_dynamics"]
+    return method.advantage(rollout.replace(extras=found))
+
+  expected = jax.jit(measured)(scores, rollout)
+  mesh = mesh_of()
+  run = jax.jit(meshes.traced_for(mesh, measured))
+  got = run(meshes.place_rows(scores, mesh), meshes.place_rows(rollout, mesh))
+  np.testing.assert_allclose(got, expected, atol=1e-5)
+  assert np.abs(expected).max() > 0.1

@@ -154,7 +154,7 @@ class ReferenceKlTest(chex.TestCase):
 
   def test_without_a_reference_it_is_refused(self):
     fn = score.make_score(families.build(_LLAMA), needs=self.NEEDS)
-    with self.assertRaisesRegex(ValueError, "needs the reference, got None"):
+    with self.assertRaisesRegex(ValueError, "needs the reference .*got None"):
       fn(_params(), _ragged())
 
 
