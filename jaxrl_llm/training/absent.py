@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxrl_llm.distributed import costs
 from jaxrl_llm.distributed import mesh as meshes
+from jaxrl_llm.methods import base as methods_base
 from jaxrl_llm.models.weights import assemble, resolve
 from jaxrl_llm.training import adapter, ahead, collectors, experiment, setup
 from jaxrl_llm.training import layout as layouts
@@ -83,9 +84,7 @@ class AbsentRun:
     )
     yield (
       "train step",
-      lambda: step.trace(
-        self.state, self._rollout(config.prompts_per_step, 0), self._reference
-      ),
+      lambda: step.trace(self.state, self._given(), self._reference),
     )
     traced = None if self._absent else self._sync.trace(self._params)
     if traced is not None:
@@ -115,6 +114,14 @@ class AbsentRun:
       if not self.config.rollout_ahead:  # made for it, and freed after it
         arguments -= self._copied
     return max(self.resident - arguments, 0.0)
+
+  def _given(self):
+    """What a train step is given beside its state."""
+    method = self._functions.method
+    if isinstance(method, methods_base.Evolution):
+      fitness = np.zeros(method.population, np.float32)
+      return self._placed(fitness, None, self.layout.mesh)
+    return self._rollout(self.config.prompts_per_step, 0)
 
   def _piece(self) -> int:
     """Prompts of a micro-batch on all devices; one that is cut counts whole."""
