@@ -1,8 +1,8 @@
 """AWM: the pre-training loss, weighed by the advantage, is the objective.
 
     S_i  = mean_t logprobs_it;  rho_i = exp(S_i - sg(S_old_i))
-    A_i  = clip((r_i - mean_g) / (std(r) + eps), -adv_clip, adv_clip)
-           * adv_max / adv_clip
+    A_i  = adv_max / adv_clip
+           clip((r_i - mean_g) / (std(r) + eps), -adv_clip, adv_clip)
     loss = mean_i [max(-A rho, -A clip(rho, 1 - clip, 1 + clip))
                    + mean_t (beta KL_t + ema_beta KL'_t)]
 

@@ -1,13 +1,13 @@
 """HDPO: right answers first, then fewer tools among the right answers alone.
 
-    r      = answer_weight right + format_weight well_formed
-    A_i    = (r_i - mean_g) / (std_g + eps)
-    t_i    = right_i / (n_tools_i + 1)
-    A'_i   = (t_i - mean_Q) / (std_Q + eps),  Q = {i in g: t_i > 0},  else 0
-    f(A)   = min(-min(r A, clip(r, 1 - clip_low, 1 + clip_high) A),
-                 -dual_clip A if A < 0)
-    L      = sum_it f(A_i) / M,  L' = sum_{it: A'_i != 0} f(A'_i) / M'
-    loss   = w_acc L + w_tool L'
+    r    = answer_weight right + format_weight well_formed
+    A_i  = (r_i - mean_g) / (std_g + eps)
+    t_i  = right_i / (n_tools_i + 1)
+    A'_i = (t_i - mean_Q) / (std_Q + eps),  Q = {i in g: t_i > 0},  else 0
+    f(A) = min(-min(r A, clip(r, 1 - clip_low, 1 + clip_high) A),
+               -dual_clip A if A < 0)
+    L    = sum_it f(A_i) / M,  L' = sum_{it: A'_i != 0} f(A'_i) / M'
+    loss = w_acc L + w_tool L'
 
 with M the tokens of the batch, M' those of the rows with a signal about tools.
 A sum of the two rewards would let a wrong answer without tools pass for half a

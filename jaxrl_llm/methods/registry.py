@@ -151,7 +151,7 @@ def get(name: str) -> type[base.MethodConfig]:
     name: a key of METHODS or of ALIASES.
 
   Raises:
-    ValueError: one line with the names there are and the nearest of them.
+    ValueError: one line with the nearest of the names there are.
   """
   name = ALIASES.get(name, name)
   if name in METHODS:
@@ -159,7 +159,8 @@ def get(name: str) -> type[base.MethodConfig]:
   near = " or ".join(map(repr, _nearest(str(name))))
   hint = f" Did you mean {near}?" if near else ""
   raise ValueError(
-    f"method must be one of {', '.join(METHODS)}; got {name!r}.{hint}"
+    f"method must be one of the {len(METHODS)} that `jaxrl methods` lists;"
+    f" got {name!r}.{hint}"
   )
 
 

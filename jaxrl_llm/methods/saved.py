@@ -48,4 +48,6 @@ def from_plain(plain: Mapping[str, Any]) -> base.MethodConfig:
       )
     if isinstance(value, Mapping):
       values[key] = from_plain(value)
+    elif isinstance(value, list):  # json has no tuples
+      values[key] = tuple(value)
   return classes[name](**values)
