@@ -7,7 +7,6 @@ needs them.
 
 from collections.abc import Sequence
 import dataclasses
-import functools
 import os
 import pathlib
 import sys
@@ -17,7 +16,7 @@ import traceback
 from typing import Any
 
 import jaxrl_llm
-from jaxrl_llm import arguments, heap
+from jaxrl_llm import arguments, cli_config, cli_forecast, heap
 from jaxrl_llm.distributed import cluster, guard
 
 HELP = """\
@@ -98,8 +97,8 @@ def _dispatch(args: list[str]) -> int:
     "sft": _sft,
     "eval": _evaluate,
     "sample": _sample,
-    "plan": _plan,
-    "doctor": _doctor,
+    "plan": cli_forecast.plan,
+    "doctor": cli_forecast.doctor,
     "methods": _methods,
   }
   if not args or args[0] in ("-h", "--help", "help"):
@@ -117,18 +116,18 @@ def _dispatch(args: list[str]) -> int:
 
 
 def _train(args: list[str]) -> int:
-  return _run("train", *_read_config("train", args))
+  return _run("train", *cli_config.read_config("train", args))
 
 
 def _sft(args: list[str]) -> int:
-  config, rest, name = _read_config("sft", args, default_method="sft")
+  config, rest, name = cli_config.read_config("sft", args, default_method="sft")
   return _run("sft", config, rest, name)
 
 
 def _run(command: str, config: Any, rest: list[str], name: str) -> int:
   import tyro
 
-  _check_command(command, config.method)
+  cli_config.check_command(command, config.method)
   kind = arguments.flat(type(config))
 
   @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -176,16 +175,15 @@ def _run(command: str, config: Any, rest: list[str], name: str) -> int:
 def _join(given: cluster.Processes) -> bool:
   """Finds the other processes, if there are any; whether this one is main."""
   cluster.check(given)
-  if not cluster.several(given.count):
-    return True
+  alone = not cluster.several(given.count)
   from jaxrl_llm.distributed import processes
 
-  processes.initialize(given)
-  return processes.is_main()
+  processes.initialize(cluster.Processes(count=1) if alone else given)
+  return alone or processes.is_main()
 
 
 def _evaluate(args: list[str]) -> None:
-  config, rest, name = _read_config("eval", args)
+  config, rest, name = cli_config.read_config("eval", args)
   kind = arguments.flat(type(config))
 
   @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -266,76 +264,6 @@ def _sample(args: list[str]) -> None:
       print(f"{prompt}{text}" if not parsed.chat else text)
 
 
-def _plan(args: list[str]) -> int:
-  import tyro
-
-  config, rest, name = _read_config("plan", args)
-  _check_command("plan", config.method)
-  kind = arguments.flat(type(config))
-
-  @dataclasses.dataclass(frozen=True, kw_only=True)
-  class Plan:
-    """Compiles a run for TPUs that are not here and says whether it fits."""
-
-    config: kind
-    topology: str = ""
-    """chip and shape: v5e:4x4, v6e:8x8, v5p:4x4x4, ..."""
-    search: tyro.conf.FlagCreatePairsOff[bool] = False
-    """looks for the largest micro-batch that fits, for each remat policy"""
-    report: str = ""
-    """writes a page with bars to this file"""
-
-  parsed = arguments.parse(
-    Plan, Plan(config=config), rest, f"jaxrl plan {name}"
-  )
-  if not parsed.topology:
-    raise ValueError(
-      "--topology says for which TPUs, got nothing; for example --topology"
-      " v5e:4x4 (16 chips)."
-    )
-  import jax
-
-  # The compiler for TPUs needs no accelerator, and must not take one.
-  jax.config.update("jax_platforms", "cpu")
-  from jaxrl_llm.training import plan, plan_report
-
-  say = functools.partial(print, file=sys.stderr, flush=True)
-  if parsed.search:
-    tried = plan.search(parsed.config, parsed.topology, say=say)
-    print(plan_report.searched(tried))
-    return not any(one.fits for one in tried)
-  made = plan.make(parsed.config, parsed.topology, say=say)
-  print(plan_report.text(made))
-  if parsed.report:
-    plan_report.write(made, parsed.report, name=parsed.config.name)
-    print(parsed.report)
-  return not made.fits
-
-
-def _doctor(args: list[str]) -> int:
-  config, rest, name = _read_config("doctor", args)
-  _check_command("doctor", config.method)
-  kind = arguments.flat(type(config))
-
-  @dataclasses.dataclass(frozen=True, kw_only=True)
-  class Doctor:
-    """Looks for what would go wrong with a run, before its first step."""
-
-    config: kind
-
-  parsed = arguments.parse(
-    Doctor, Doctor(config=config), rest, f"jaxrl doctor {name}"
-  )
-  from jaxrl_llm.training.doctor import examination, finding
-
-  say = functools.partial(print, file=sys.stderr, flush=True)
-  statuses = []
-  for found in examination.examine(parsed.config, say=say):
-    print(found, flush=True)
-    statuses.append(found.status)
-  return finding.FAIL in statuses
-
-
 def _methods(args: list[str]) -> None:
   """Prints every method with its sentence, or one with its options."""
   if args and args[0] in ("-h", "--help"):
@@ -354,51 +282,6 @@ def _methods(args: list[str]) -> None:
     )
   else:
     print(describe.table())
-
-
-def _check_command(command: str, method: Any) -> None:
-  """Refuses a method that another command trains with."""
-  from jaxrl_llm import methods
-
-  supervised = method.build().supervised
-  if supervised == (command == "sft"):
-    return
-  names = {kind: name for name, kind in methods.METHODS.items()}
-  name = names.get(type(method), type(method).__name__)
-  if supervised:
-    raise ValueError(
-      f"method {name} learns from the data's answers, not from samples:"
-      f" `jaxrl sft CONFIG --method {name}` trains with it."
-    )
-  raise ValueError(
-    f"method {name} learns from samples: `jaxrl train CONFIG --method {name}`"
-    " trains with it; `jaxrl sft` has the methods sft and eksft."
-  )
-
-
-def _read_config(
-  command: str, args: list[str], *, default_method: str = ""
-) -> tuple[Any, list[str], str]:
-  """The config of the first argument, with --method applied; and the rest.
-
-  Args:
-    command: of jaxrl.
-    args: what follows it.
-    default_method: takes the place of a config's method that learns from
-      samples; "": none does.
-  """
-  name, rest = arguments.first(args, command, "CONFIG", "demo_addition")
-  from jaxrl_llm.training import config_file, experiment
-
-  config = config_file.load(name) if name else experiment.Experiment()
-  chosen, rest = arguments.take(rest, "--method")
-  if default_method and chosen is None and not config.method.build().supervised:
-    chosen = default_method
-  if chosen is not None:
-    from jaxrl_llm import methods
-
-    config = dataclasses.replace(config, method=methods.get(chosen)())
-  return config, rest, name or "CONFIG"
 
 
 def _lost(error: Exception) -> str | None:

@@ -9,7 +9,7 @@ import numpy as np
 from jaxrl_llm.objectives import calibration
 
 SHAPE = (3, 5)
-both = parameterized.parameters(*calibration.CALIBRATIONS.values())
+both = parameterized.named_parameters(*calibration.CALIBRATIONS.items())
 
 
 def _changes(seed=0):
