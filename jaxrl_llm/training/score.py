@@ -52,78 +52,23 @@ def make_score(
   Raises:
     ValueError: for an inner layer that the model does not have.
   """
-  tap = inner_layer.make_tap(model, needs)
-  logits = {
-    "inv_temperature": 1.0 / temperature,
-    "softcap": model.config.final_softcap,
-  }
+  return _Scorer(model, temperature, needs, head).score
 
-  def prompt_logprobs(params, rollout):
-    group = rollout.group_size
-    tokens, mask = rollout.prompts[::group], rollout.prompt_mask[::group]
-    rows = cache.Causal(mask)
-    hidden, _ = model.apply(params, tokens, rows.positions(), rows)
-    # The first token of a prompt is predicted by none.
-    real = (mask[:, 1:] & mask[:, :-1]).reshape(-1)
-    out = _token_logprob(
-      hidden[:, :-1].reshape(-1, hidden.shape[2]),
-      model.head(params),
-      tokens[:, 1:].reshape(-1),
-      real,
-      **logits,
-      with_entropy=False,
-    )
-    found = out.logprob.reshape(len(tokens), -1)
-    return jnp.repeat(jnp.pad(found, ((0, 0), (1, 0))), group, axis=0)
 
-  def compared(params, reference, fed, hidden):
-    if reference is None:
-      raise ValueError(
-        "score needs the reference for 'reference_kl', got None."
-      )
-    reference = jax.lax.stop_gradient(reference)
-    states, _ = model.apply(reference, fed.tokens, fed.positions, fed.rows)
-    kl, collision = vocabulary_kl.on_each_device(
-      vocabulary_kl.vocabulary_kl,
-      hidden,
-      model.head(params),
-      fed.before(states),
-      model.head(reference),
-      fed.real,
-      **logits,
-    )
-    found = {"reference_kl": kl, "collision": collision}
-    return {k: fed.spread(x) for k, x in found.items() if k in needs}
+class _Scorer:
+  """What make_score was given, and one function a need."""
 
-  def mtp_logprobs(params, rollout, fed, states, head_params):
-    ahead, matrix = head.apply(
-      head_params,
-      model,
-      params,
-      fed.tokens,
-      fed.previous(states),
-      fed.positions,
-      fed.later(),
-      head.share(rollout),
-    )
-    out = _token_logprob(
-      fed.before(ahead),
-      matrix,
-      fed.chosen,
-      fed.real,
-      **logits,
-      with_entropy=False,
-    )
-    return jnp.where(mtp.predicted(rollout), fed.spread(out.logprob), 0.0)
+  def __init__(self, model, temperature, needs, head):
+    self._model, self._needs, self._head = model, needs, head
+    self._tap = inner_layer.make_tap(model, needs)
+    self._logits = {
+      "inv_temperature": 1.0 / temperature,
+      "softcap": model.config.final_softcap,
+    }
 
-  def of_head(params, rollout, fed, states, head_params):
-    if "values" in needs:
-      hidden = fed.spread(fed.before(states))
-      return {"values": head.apply(head_params, hidden)}
-    found = mtp_logprobs(params, rollout, fed, states, head_params)
-    return {"mtp_logprobs": found}
-
-  def score(params, rollout, reference=None, head_params=None):
+  def score(self, params, rollout, reference=None, head_params=None):
+    """See make_score."""
+    model, needs, tap = self._model, self._needs, self._tap
     if rollout.packing is None:
       fed = feeding.padded(rollout, last="token_hidden" in needs)
     else:
@@ -134,26 +79,21 @@ def make_score(
     else:
       states, streams = tap.apply(params, fed)
     hidden = fed.before(states)
-    out = _token_logprob(
-      hidden,
-      model.head(params),
-      fed.chosen,
-      fed.real,
-      **logits,
-      with_entropy="entropy" in needs,
+    out = self._chosen(
+      hidden, model.head(params), fed, with_entropy="entropy" in needs
     )
-    asked = "prompt_logprobs" in needs
     found = {}
+    if "prompt_logprobs" in needs:
+      found["prompt_logprobs"] = self._prompts(params, rollout)
     if "reference_kl" in needs:
-      found |= compared(params, reference, fed, hidden)
+      found |= self._compared(params, reference, fed, hidden)
     if head_params is not None:
-      found |= of_head(params, rollout, fed, states, head_params)
+      found |= self._of_head(params, rollout, fed, states, head_params)
     if tap is not None:
-      apart = tap.divergences(params, fed, hidden, streams, **logits)
+      apart = tap.divergences(params, fed, hidden, streams, **self._logits)
       found |= {name: fed.spread(x) for name, x in apart.items()}
     return types.Scores(
       **found,
-      prompt_logprobs=prompt_logprobs(params, rollout) if asked else None,
       logprobs=fed.spread(out.logprob),
       entropy=fed.spread(out.entropy) if "entropy" in needs else None,
       hidden=fed.spread(hidden) if "hidden" in needs else None,
@@ -162,7 +102,75 @@ def make_score(
       vocab_size=model.config.vocab_size,
     )
 
-  return score
+  def _chosen(self, hidden, matrix, fed, *, with_entropy=False):
+    """Log-probs, and entropies, of the chosen tokens."""
+    return _token_logprob(
+      hidden,
+      matrix,
+      fed.chosen,
+      fed.real,
+      **self._logits,
+      with_entropy=with_entropy,
+    )
+
+  def _prompts(self, params, rollout):
+    """[N, S] log-probs of the prompts' own tokens."""
+    group = rollout.group_size
+    tokens, mask = rollout.prompts[::group], rollout.prompt_mask[::group]
+    rows = cache.Causal(mask)
+    hidden, _ = self._model.apply(params, tokens, rows.positions(), rows)
+    # The first token of a prompt is predicted by none.
+    real = (mask[:, 1:] & mask[:, :-1]).reshape(-1)
+    out = _token_logprob(
+      hidden[:, :-1].reshape(-1, hidden.shape[2]),
+      self._model.head(params),
+      tokens[:, 1:].reshape(-1),
+      real,
+      **self._logits,
+      with_entropy=False,
+    )
+    found = out.logprob.reshape(len(tokens), -1)
+    return jnp.repeat(jnp.pad(found, ((0, 0), (1, 0))), group, axis=0)
+
+  def _compared(self, params, reference, fed, hidden):
+    """The policy beside the reference, over the whole vocabulary."""
+    if reference is None:
+      raise ValueError(
+        "score needs the reference for 'reference_kl', got None."
+      )
+    model, reference = self._model, jax.lax.stop_gradient(reference)
+    states, _ = model.apply(reference, fed.tokens, fed.positions, fed.rows)
+    kl, collision = vocabulary_kl.on_each_device(
+      vocabulary_kl.vocabulary_kl,
+      hidden,
+      model.head(params),
+      fed.before(states),
+      model.head(reference),
+      fed.real,
+      **self._logits,
+    )
+    found = {"reference_kl": kl, "collision": collision}
+    return {k: fed.spread(x) for k, x in found.items() if k in self._needs}
+
+  def _of_head(self, params, rollout, fed, states, head_params):
+    """What the method's head says."""
+    head = self._head
+    if "values" in self._needs:
+      hidden = fed.spread(fed.before(states))
+      return {"values": head.apply(head_params, hidden)}
+    ahead, matrix = head.apply(
+      head_params,
+      self._model,
+      params,
+      fed.tokens,
+      fed.previous(states),
+      fed.positions,
+      fed.later(),
+      head.share(rollout),
+    )
+    out = self._chosen(fed.before(ahead), matrix, fed)
+    seen = mtp.predicted(rollout)
+    return {"mtp_logprobs": jnp.where(seen, fed.spread(out.logprob), 0.0)}
 
 
 def _token_logprob(hidden, head, targets, mask, **options):
