@@ -122,7 +122,7 @@ def markdown(found: Sequence[Checked]) -> str:
   lines = ["| method | claim | | what was seen |", "|---|---|---|---|"]
   lines += [
     f"| `{one.name}` | {one.claim} | {VERDICTS[one.finding.shows]} |"
-    f" {one.finding.text} |"
+    f" {one.finding.text.replace('|', chr(92) + '|')} |"
     for one in found
   ]
   for one in found:
