@@ -187,6 +187,20 @@ class PrepareTest(chex.TestCase):
     _, twice = _step(method, epochs=2)
     self.assertGreater(abs(float(twice["factor"] - expected)), 1e-3)
 
+  def test_with_and_without_scores_it_is_given_the_same_advantages(self):
+    def prepare(rollout, advantages, scores):
+      del scores
+      found = {"total": _mark(advantages)}
+      return rollout.replace(extras=rollout.extras | found)
+
+    factors = [
+      _step(dataclasses.replace(self._method(needs), prepare=prepare))[1]
+      for needs in (frozenset(), frozenset({"now_scores"}))
+    ]
+    plain, scored = (float(one["factor"]) for one in factors)
+    self.assertGreater(abs(plain), 1.0)
+    self.assertAlmostEqual(scored, plain, places=4)
+
   def test_its_scores_have_no_gradient(self):
     """The factor is a constant of the loss."""
     method = self._method(frozenset({"now_scores"}))
